@@ -1,0 +1,1 @@
+"""Logging, tracing, instruments and the operations HTTP port."""

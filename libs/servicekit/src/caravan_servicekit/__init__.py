@@ -1,0 +1,1 @@
+"""Settings loading, data directories with their locks, and process lifecycle."""

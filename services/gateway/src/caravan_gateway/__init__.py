@@ -1,0 +1,1 @@
+"""The gateway service: the public face of Caravan; runs no model and stores no identities."""

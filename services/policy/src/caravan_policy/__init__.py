@@ -1,0 +1,1 @@
+"""The policy service: who may do what; never sees a prompt."""
