@@ -1,0 +1,34 @@
+"""Pytest fixtures that every test can ask for by name (registered as a pytest plugin)."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from caravan_testkit.clock import FakeClock
+
+
+@pytest.fixture
+def fake_clock() -> FakeClock:
+    """A clock that only the test moves."""
+    return FakeClock()
+
+
+@pytest.fixture
+def caravan_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A private, empty CARAVAN_HOME; every other `CARAVAN_*` variable is unset."""
+    for name in [name for name in os.environ if name.startswith("CARAVAN_")]:
+        monkeypatch.delenv(name)
+    home = tmp_path / "caravan-home"
+    home.mkdir(mode=0o700)
+    monkeypatch.setenv("CARAVAN_HOME", str(home))
+    return home
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model, written once per run; tests must not change the file."""
+    # Not at the top: every pytest run imports this module, few need numpy and gguf.
+    from caravan_testkit.tiny_model import write_tiny_gguf
+
+    return write_tiny_gguf(tmp_path_factory.mktemp("models") / "tiny.gguf")
