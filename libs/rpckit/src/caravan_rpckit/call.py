@@ -1,0 +1,59 @@
+"""What a servicer may know about the call that it serves."""
+
+import math
+import re
+import uuid
+from collections.abc import Mapping
+
+import grpc.aio
+
+from caravan_rpckit.tls import peer_service
+
+REQUEST_ID_KEY = "x-request-id"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class Call:
+    """One call in progress. Lives on the server's event loop, and as long as the call does."""
+
+    __slots__ = ("_context", "_headers_sent", "_metadata", "method", "peer", "request_id")
+
+    def __init__(self, method: str, context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:
+        self.method = method
+        self._context = context
+        self._metadata: dict[str, str] | None = None
+        self._headers_sent = False
+        self.peer = peer_service(context.auth_context())
+        self.request_id = _request_id(self.metadata.get(REQUEST_ID_KEY, ""))
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """Text entries that the caller sent; of a repeated key the last one."""
+        if self._metadata is None:
+            entries = self._context.invocation_metadata() or ()
+            self._metadata = {key: value for key, value in entries if isinstance(value, str)}
+        return self._metadata
+
+    def binary_metadata(self, key: str) -> bytes | None:
+        """The entry under a key that ends in `-bin`, or None."""
+        for name, value in self._context.invocation_metadata() or ():
+            if name == key and isinstance(value, bytes):
+                return value
+        return None
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the caller's deadline, or None where the caller set none."""
+        remaining = self._context.time_remaining()
+        return None if remaining is None or math.isinf(remaining) else remaining
+
+    async def send_initial_metadata(self, extra: Mapping[str, str] | None = None) -> None:
+        """Sends the headers, the request id among them, once; later calls do nothing."""
+        if self._headers_sent:
+            return
+        self._headers_sent = True
+        headers = {REQUEST_ID_KEY: self.request_id, **(extra or {})}
+        await self._context.send_initial_metadata(tuple(headers.items()))
+
+
+def _request_id(proposed: str) -> str:
+    return proposed if _REQUEST_ID.fullmatch(proposed) else uuid.uuid4().hex
