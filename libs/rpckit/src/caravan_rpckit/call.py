@@ -1,5 +1,7 @@
 """What a servicer may know about the call that it serves."""
 
+from __future__ import annotations
+
 import math
 import re
 import uuid
@@ -18,7 +20,7 @@ class Call:
 
     __slots__ = ("_context", "_headers_sent", "_metadata", "method", "peer", "request_id")
 
-    def __init__(self, method: str, context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:
+    def __init__(self, method: str, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         self.method = method
         self._context = context
         self._metadata: dict[str, str] | None = None

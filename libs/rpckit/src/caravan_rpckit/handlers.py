@@ -4,6 +4,8 @@ gRPC answers undecodable bytes, unknown methods and escaped exceptions in its ow
 details. So the handlers registered with it take and give bytes, and everything else happens here.
 """
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import time
@@ -52,13 +54,17 @@ class MethodHandler:
     """Serves one method; registered with gRPC through `rpc_method_handler()`."""
 
     def __init__(
-        self, descriptor: MethodDescriptor, behaviour: Callable[..., Any], rules: HandlerRules
+        self,
+        method: str,
+        descriptor: MethodDescriptor,
+        behaviour: Callable[..., Any],
+        rules: HandlerRules,
     ) -> None:
+        self.method = method
         self._descriptor = descriptor
         self._behaviour = behaviour
         self._rules = rules
         self._request_class: type[Message] = GetMessageClass(descriptor.input_type)
-        self.method = f"{descriptor.containing_service.full_name}/{descriptor.name}"
 
     def rpc_method_handler(self) -> grpc.RpcMethodHandler[bytes, bytes]:
         """The gRPC side of this method, raw bytes on both sides."""

@@ -1,8 +1,8 @@
 """Server reflection v1 and v1alpha.
 
 The two have the same messages under different package names, and the Python package has v1alpha
-alone. So v1 is served by the v1alpha servicer under the other path, and its descriptor is made from
-v1alpha's, so that tools can describe what they call.
+alone. So one servicer, with v1alpha's messages, is served under both names, and v1's descriptor is
+made from v1alpha's, so that tools can describe what they call.
 """
 
 from collections.abc import AsyncIterator, Iterable
@@ -15,14 +15,15 @@ from caravan_rpckit.call import Call
 
 _ALPHA_PACKAGE = "grpc.reflection.v1alpha"
 _V1_PACKAGE = "grpc.reflection.v1"
+REFLECTION_NAMES = (f"{_V1_PACKAGE}.ServerReflection", f"{_ALPHA_PACKAGE}.ServerReflection")
 
 
 class ReflectionServicer:
     """Answers reflection for the named services, its own two included."""
 
     def __init__(self, service_names: Iterable[str]) -> None:
-        names = [*service_names, *(d.full_name for d in reflection_services())]
-        self._servicer = reflection.aio.ReflectionServicer(names)
+        _ensure_v1_descriptor()
+        self._servicer = reflection.aio.ReflectionServicer([*service_names, *REFLECTION_NAMES])
 
     def ServerReflectionInfo(  # noqa: N802 (the contract's name)
         self, requests: AsyncIterator[reflection_pb2.ServerReflectionRequest], call: Call
@@ -34,20 +35,18 @@ class ReflectionServicer:
         return answers
 
 
-def reflection_services() -> tuple[ServiceDescriptor, ServiceDescriptor]:
-    """The descriptors of v1 and v1alpha reflection."""
-    alpha = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
-    return _v1_service(), alpha
+def reflection_descriptor() -> ServiceDescriptor:
+    """The descriptor whose messages both versions use on the wire."""
+    descriptor: ServiceDescriptor = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
+    return descriptor
 
 
-def _v1_service() -> ServiceDescriptor:
+def _ensure_v1_descriptor() -> None:
     pool = descriptor_pool.Default()
-    name = f"{_V1_PACKAGE}.ServerReflection"
     try:
-        return pool.FindServiceByName(name)
+        pool.FindServiceByName(REFLECTION_NAMES[0])
     except KeyError:
         pool.Add(_v1_file())
-        return pool.FindServiceByName(name)
 
 
 def _v1_file() -> descriptor_pb2.FileDescriptorProto:
@@ -57,7 +56,8 @@ def _v1_file() -> descriptor_pb2.FileDescriptorProto:
     file.package = _V1_PACKAGE
     for message in file.message_type:
         for field in message.field:
-            field.type_name = _renamed(field.type_name)
+            if field.type_name:
+                field.type_name = _renamed(field.type_name)
     for method in file.service[0].method:
         method.input_type = _renamed(method.input_type)
         method.output_type = _renamed(method.output_type)

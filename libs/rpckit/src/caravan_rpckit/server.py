@@ -1,5 +1,7 @@
 """Assembles a gRPC server: handlers, health, reflection, TLS, limits, drain."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -12,7 +14,11 @@ from grpc_health.v1 import health_pb2
 from caravan_rpckit.handlers import HandlerRules, MethodHandler, unserved_handler
 from caravan_rpckit.health import HealthServicer
 from caravan_rpckit.observers import CallObserver, LogObserver
-from caravan_rpckit.reflection import ReflectionServicer, reflection_services
+from caravan_rpckit.reflection import (
+    REFLECTION_NAMES,
+    ReflectionServicer,
+    reflection_descriptor,
+)
 from caravan_rpckit.refusals import AddressInUseError
 from caravan_rpckit.tls import PublicTls, TlsIdentity
 
@@ -128,24 +134,30 @@ class RpcServer:
         )
 
     def _register(
-        self, servicer: object, descriptor: ServiceDescriptor, peers: Collection[str] | None
+        self,
+        servicer: object,
+        descriptor: ServiceDescriptor,
+        peers: Collection[str] | None,
+        *,
+        served_as: str | None = None,
     ) -> None:
         rules = HandlerRules(self._request_limit_bytes, peers, self._observers, self._announce)
         for method in descriptor.methods:
             behaviour = getattr(servicer, method.name, None)
             if behaviour is None:
                 raise TypeError(f"{type(servicer).__name__} lacks {method.full_name}")
-            handler = MethodHandler(method, behaviour, rules)
+            path = f"{served_as or descriptor.full_name}/{method.name}"
+            handler = MethodHandler(path, method, behaviour, rules)
             self._handlers[f"/{handler.method}"] = handler.rpc_method_handler()
 
     def _register_own_services(self) -> None:
         health = health_pb2.DESCRIPTOR.services_by_name["Health"]
         self._register(self._health, health, None)
         reflection = ReflectionServicer([*self._service_names, health.full_name])
-        for descriptor in reflection_services():
-            self._register(reflection, descriptor, None)
-        for descriptor in (health, *reflection_services()):
-            self._health.set_serving(descriptor.full_name, True)
+        self._health.set_serving(health.full_name, True)
+        for name in REFLECTION_NAMES:
+            self._register(reflection, reflection_descriptor(), None, served_as=name)
+            self._health.set_serving(name, True)
 
 
 class _Router(grpc.GenericRpcHandler):

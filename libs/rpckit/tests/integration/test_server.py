@@ -1,0 +1,219 @@
+import asyncio
+import logging
+import random
+
+import grpc
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
+
+from caravan.model.v1 import model_service_pb2 as model_pb
+from caravan.model.v1 import model_service_pb2_grpc as model_grpc
+from caravan.telemetry.v1 import ingest_service_pb2 as ingest_pb
+from caravan.telemetry.v1 import ingest_service_pb2_grpc as ingest_grpc
+from caravan_rpckit.channel import open_channel
+from caravan_rpckit.details import error_details
+from caravan_rpckit.refusals import AddressInUseError
+from caravan_rpckit.server import RpcServer
+
+LIMIT = 4 * 1024 * 1024
+GET = "/caravan.model.v1.ModelService/GetModel"
+
+
+@pytest.fixture
+async def channel(server):
+    async with open_channel(f"127.0.0.1:{server.port}") as channel:
+        yield channel
+
+
+@pytest.fixture
+def models(channel):
+    return model_grpc.ModelServiceStub(channel)
+
+
+async def refusal(call):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    details = error_details(caught.value)
+    assert details is not None, caught.value
+    return caught.value.code(), details
+
+
+async def test_unary_call_answers_and_names_itself(models):
+    call = models.GetModel(
+        model_pb.GetModelRequest(model="m"), metadata=(("x-request-id", "my-id.1"),)
+    )
+    assert (await call).model.name == "m"
+    assert dict(await call.initial_metadata())["x-request-id"] == "my-id.1"
+
+
+async def test_an_unusable_request_id_is_replaced(models):
+    call = models.GetModel(
+        model_pb.GetModelRequest(model="m"), metadata=(("x-request-id", "a b {}"),)
+    )
+    await call
+    assert dict(await call.initial_metadata())["x-request-id"].isalnum()
+
+
+async def test_raised_error_becomes_a_rich_status(models):
+    code, details = await refusal(models.GetModel(model_pb.GetModelRequest(model="missing")))
+    assert code is grpc.StatusCode.NOT_FOUND
+    assert details.reason == "MODEL_NOT_FOUND"
+    assert details.metadata == {"model": "missing"}
+
+
+async def test_error_in_a_stream_follows_what_was_sent(models):
+    seen = []
+
+    async def read():
+        async for response in models.LoadModel(model_pb.LoadModelRequest(model="missing")):
+            seen.append(response)
+
+    code, details = await refusal(read())
+    assert code is grpc.StatusCode.NOT_FOUND
+    assert details.reason == "MODEL_NOT_FOUND"
+    assert len(seen) == 1
+
+
+async def test_unexpected_exception_shows_nothing_of_itself(models, caplog):
+    with caplog.at_level(logging.DEBUG):
+        code, details = await refusal(models.GetModel(model_pb.GetModelRequest(model="crash")))
+    assert code is grpc.StatusCode.INTERNAL
+    assert details.reason == "INTERNAL"
+    [record] = [r for r in caplog.records if r.message == "unexpected failure"]
+    assert record.trace_id == details.metadata["trace_id"]
+    assert record.exception == "ValueError"
+    assert "canary" not in details.message
+    assert not any("canary" in str(vars(r)) for r in caplog.records)
+
+
+async def test_client_stream_is_read_to_its_end_and_may_be_refused(channel):
+    stub = ingest_grpc.IngestServiceStub(channel)
+    good = [ingest_pb.StreamWorkerStatsRequest(host_id="h")] * 3
+    await stub.StreamWorkerStats(iter(good))
+    code, _ = await refusal(
+        stub.StreamWorkerStats(iter([ingest_pb.StreamWorkerStatsRequest(host_id="bad")]))
+    )
+    assert code is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("raw", [b"\xff\xff\xff", b"\x0a\x02\xff\xfe"], ids=["bytes", "utf8"])
+async def test_undecodable_request_is_an_invalid_argument(channel, raw):
+    code, details = await refusal(channel.unary_unary(GET)(raw))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert details.reason == "MALFORMED_REQUEST"
+
+
+async def test_request_over_the_limit_is_refused_with_its_size(channel):
+    code, details = await refusal(channel.unary_unary(GET)(b"x" * (LIMIT + 1)))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert details.reason == "REQUEST_TOO_LARGE"
+    assert details.metadata == {"size_bytes": str(LIMIT + 1), "limit_bytes": str(LIMIT)}
+
+
+async def test_request_over_the_transport_limit_is_refused_by_grpc_and_the_server_lives(
+    channel, models
+):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await channel.unary_unary(GET)(b"x" * (2 * LIMIT + 100))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (await models.GetModel(model_pb.GetModelRequest(model="m"))).model.name == "m"
+
+
+@pytest.mark.parametrize("method", ["/caravan.model.v1.ModelService/Nope", "/x.Y/Z"])
+async def test_unknown_method_is_refused_richly(channel, method):
+    code, details = await refusal(channel.unary_unary(method)(b""))
+    assert code is grpc.StatusCode.UNIMPLEMENTED
+    assert details.reason == "METHOD_NOT_SERVED"
+
+
+async def test_cancelled_and_late_calls_leave_nothing_behind(models, servicer):
+    for index in range(100):
+        call = models.GetModel(
+            model_pb.GetModelRequest(model="hang"), timeout=0.05 if index % 2 else 10
+        )
+        await asyncio.sleep(random.random() * 0.01)
+        call.cancel()
+    with pytest.raises(grpc.aio.AioRpcError):
+        await models.GetModel(model_pb.GetModelRequest(model="hang"), timeout=0.02)
+    for _ in range(200):
+        if servicer.live == 0:
+            break
+        await asyncio.sleep(0.02)
+    assert servicer.live == 0
+
+
+async def test_leaving_a_stream_ends_its_generator(models, servicer):
+    call = models.LoadModel(model_pb.LoadModelRequest(model="hang"))
+    for _ in range(3):
+        await call.read()
+    while servicer.live == 0:
+        await asyncio.sleep(0.005)
+    call.cancel()
+    while servicer.live:
+        await asyncio.sleep(0.005)
+
+
+async def test_deadline_reaches_the_servicer(models, servicer):
+    await models.GetModel(model_pb.GetModelRequest(model="m"), timeout=30)
+    await models.GetModel(model_pb.GetModelRequest(model="m"))
+    with_deadline, without = servicer.calls
+    assert 0 < with_deadline.time_remaining() <= 30
+    assert without.time_remaining() is None
+
+
+async def test_health_checks_lists_and_watches(channel, server):
+    stub = health_pb2_grpc.HealthStub(channel)
+    name = "caravan.model.v1.ModelService"
+    serving = health_pb2.HealthCheckResponse.SERVING
+    assert (await stub.Check(health_pb2.HealthCheckRequest())).status == serving
+    listed = await stub.List(health_pb2.HealthListRequest())
+    assert listed.statuses[name].status == serving
+    watch = stub.Watch(health_pb2.HealthCheckRequest(service=name))
+    assert (await watch.read()).status == serving
+    server.set_serving(name, False)
+    assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    watch.cancel()
+    code, _ = await refusal(stub.Check(health_pb2.HealthCheckRequest(service="no.Such")))
+    assert code is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_reflection_lists_and_describes(channel, version):
+    ask = channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    questions = [
+        reflection_pb2.ServerReflectionRequest(list_services=""),
+        reflection_pb2.ServerReflectionRequest(
+            file_containing_symbol=f"grpc.reflection.{version}.ServerReflection"
+        ),
+        reflection_pb2.ServerReflectionRequest(
+            file_containing_symbol="caravan.model.v1.ModelService"
+        ),
+    ]
+    answers = [answer async for answer in ask(iter(questions))]
+    names = {s.name for s in answers[0].list_services_response.service}
+    assert names == {
+        "caravan.model.v1.ModelService",
+        "caravan.telemetry.v1.IngestService",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+        "grpc.reflection.v1alpha.ServerReflection",
+    }
+    assert answers[1].file_descriptor_response.file_descriptor_proto
+    assert answers[2].file_descriptor_response.file_descriptor_proto
+
+
+async def test_a_taken_port_is_refused_clearly(server):
+    second = RpcServer(f"127.0.0.1:{server.port}")
+    with pytest.raises(AddressInUseError, match="Is another instance running"):
+        await second.start()
+
+
+def test_servicer_that_lacks_a_method_is_refused():
+    with pytest.raises(TypeError, match="lacks"):
+        RpcServer("127.0.0.1:0").add(object(), model_pb.DESCRIPTOR.services_by_name["ModelService"])
