@@ -1,0 +1,71 @@
+# Every target runs from the repository's root; `make help` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help setup gen gen-check fmt lint types arch test run stop restart status logs lock \
+        lock-check verify clean
+
+BIN := .venv/bin
+LOCAL := $(BIN)/python deploy/local/local.py
+
+ifeq ($(origin MODEL),command line)
+export CARAVAN_MODEL := $(MODEL)
+endif
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+
+setup: ## create .venv with everything in it (CARAVAN_CMAKE_ARGS=-DGGML_CUDA=on for a GPU)
+	@tools/setup
+
+run: setup ## start the four services and send a first chat (MODEL=/path/to/model.gguf)
+	@$(LOCAL) up
+
+stop: ## stop the services
+	@$(LOCAL) down
+
+restart: setup ## stop, then run
+	@$(LOCAL) down
+	@$(LOCAL) up
+
+status: ## show whether each service runs and is ready
+	@$(LOCAL) status
+
+logs: ## show the services' logs (SERVICE=engine for one)
+	@$(LOCAL) logs $(SERVICE)
+
+gen: setup ## generate libs/protos from protos
+	@$(BIN)/python tools/generate.py write
+
+gen-check: setup ## fail when libs/protos isn't what protos give
+	@$(BIN)/python tools/generate.py check
+
+fmt: setup ## format, and mend what the linters can mend
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+	$(BIN)/buf format --write protos
+
+lint: setup ## ruff and buf
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code protos
+
+types: setup ## mypy, strict
+	$(BIN)/mypy
+
+arch: setup ## import-linter: which code may import which
+	$(BIN)/lint-imports
+
+test: setup ## all tests (ARGS='-k name' for some)
+	$(BIN)/python -m pytest $(ARGS)
+
+lock: setup ## write the lock files anew (UPGRADE=1 for newer versions)
+	@$(BIN)/python tools/locks.py compile $(if $(UPGRADE),--upgrade)
+
+lock-check: setup ## fail when a lock isn't in step with its inputs or holds an address
+	@$(BIN)/python tools/locks.py check
+
+verify: gen-check lock-check lint types arch test ## everything that CI checks
+
+clean: ## remove caches and build outputs; .venv and .caravan stay
+	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find libs services deploy tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
