@@ -98,6 +98,8 @@ class Supervisor:
         Raises:
             SupervisionError: it doesn't start; the text holds its own words.
         """
+        if "%" in str(self._folder):  # supervisord expands what it has expanded once more
+            raise SupervisionError(f"the path of the data directory has a % in it: {self._folder}")
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
         configuration = self._write_configuration()
