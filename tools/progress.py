@@ -30,8 +30,9 @@ def watch(command: list[str], *, log: Path, environment: dict[str, str]) -> None
     """
     last: deque[str] = deque(maxlen=TAIL_LINES)
     ticker = Ticker()
-    with log.open("a") as file:
-        process = subprocess.Popen(
+    with (
+        log.open("a") as file,
+        subprocess.Popen(
             command,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -39,7 +40,8 @@ def watch(command: list[str], *, log: Path, environment: dict[str, str]) -> None
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-        )
+        ) as process,
+    ):
         for line in process.stdout or ():
             file.write(line)
             last.append(line.rstrip())
@@ -80,8 +82,9 @@ class Ticker:
 
 def summary(line: str) -> str:
     """Shortens a line of a compiler run to its place in the whole."""
-    step = re.search(r"\[(\d+)/(\d+)\] Building \S+ .*?([\w.-]+\.(?:cpp|cc|cu|c))\.o", line)
+    step = re.search(r"\[(\d+)/(\d+)\] ", line)
     if step is None:
         return line.strip()
-    share = 100 * int(step[1]) // int(step[2])
-    return f"compiling {step[1]}/{step[2]} ({share} %) {step[3]}"
+    share = f"{step[1]}/{step[2]} ({100 * int(step[1]) // int(step[2])} %)"
+    source = re.search(r"([\w.-]+\.(?:cpp|cc|cu|c))\s*$", line)
+    return f"compiled {share} {source[1]}" if source else f"built {share}"
