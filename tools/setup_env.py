@@ -68,6 +68,8 @@ def main() -> int:
     except CommandError as error:
         print(f"\n{error}\nThe whole output is in {LOG}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
