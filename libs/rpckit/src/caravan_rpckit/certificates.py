@@ -1,7 +1,7 @@
 """Makes the development CA and one certificate per service.
 
 `python -m caravan_rpckit.certificates --home .caravan [--name engine=engine-1.example]`. Runs
-before any service does, so it needs no gRPC. Changes only what is missing, about to expire or wrong.
+before any service does, so it needs no gRPC. Changes only what is missing, expiring or wrong.
 """
 
 import argparse
