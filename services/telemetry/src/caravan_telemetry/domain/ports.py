@@ -1,0 +1,45 @@
+"""What the domain needs from outside."""
+
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+from caravan_telemetry.domain.request_record import RequestRecord
+
+
+class RequestStore(Protocol):
+    """Keeps request records, each id once. Blocking; used by one thread at a time."""
+
+    def add(self, records: Sequence[RequestRecord], received_time_ms: int) -> Collection[str]:
+        """Stores in one transaction what is new, and returns the ids of that.
+
+        On return the new records survive a crash. `records` hold each id once; an id that is
+        stored already keeps its first record.
+
+        Raises:
+            StoreUnavailableError: nothing was stored.
+        """
+        ...
+
+    def remove_received_before(self, time_ms: int, *, limit: int) -> int:
+        """Removes up to `limit` of the oldest records received before, and returns how many.
+
+        Raises:
+            StoreUnavailableError: nothing was removed.
+        """
+        ...
+
+
+class UsageMeter(Protocol):
+    """Counts what happened to request records. Called on the thread that stores."""
+
+    def stored(self, record: RequestRecord) -> None:
+        """A record was stored."""
+        ...
+
+    def repeated(self, count: int) -> None:
+        """So many records had been stored before."""
+        ...
+
+    def removed(self, count: int) -> None:
+        """So many records were over their age and were removed."""
+        ...

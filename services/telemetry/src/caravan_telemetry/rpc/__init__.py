@@ -1,0 +1,1 @@
+"""Wire types to plain values and back, and nothing else."""

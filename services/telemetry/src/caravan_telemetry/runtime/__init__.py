@@ -1,0 +1,1 @@
+"""What runs beside the calls: the thread that stores, the removal of old records."""
