@@ -32,6 +32,7 @@ LOG = VENV / "setup.log"
 LOCK = ROOT / "requirements.lock"
 BUILD_LOCK = ROOT / "requirements-build.lock"
 LLAMA = "llama-cpp-python"
+LLAMA_PROJECT = ROOT / "tools" / "llama_cpp.cmake"
 CMAKE_ARGS = (
     "-DLLAVA_BUILD=OFF",
     "-DLLAMA_OPENSSL=OFF",
@@ -87,11 +88,10 @@ def prepare() -> None:
 def stages() -> list[Stage]:
     """Returns all stages in order."""
     arguments = cmake_arguments()
-    llama_inputs = (entry(LOCK, LLAMA), *arguments, platform.python_version(), cpu_features())
     return [
         Stage("virtual environment", digest(str(ROOT)), create_venv),
         Stage("build tools", digest(BUILD_LOCK.read_text()), install_build_tools),
-        Stage("llama.cpp", digest(*llama_inputs), lambda: install_llama(arguments)),
+        Stage("llama.cpp", digest(*wheel_inputs(arguments)), lambda: install_llama(arguments)),
         Stage("packages", digest(LOCK.read_text()), install_packages),
         Stage("Caravan", digest(*(path.read_text() for path in distributions())), install_own),
     ]
@@ -172,10 +172,7 @@ def install_build_tools() -> None:
 
 def install_llama(arguments: list[str]) -> None:
     """Installs llama.cpp's bindings, compiled for this machine now or by an earlier setup."""
-    folder = wheel_cache() / digest(
-        *(entry(LOCK, LLAMA), *arguments, cpu_features()),
-        *(platform.python_version(), sysconfig.get_platform(), *platform.libc_ver()),
-    )
+    folder = wheel_cache() / digest(*wheel_inputs(arguments))
     if not any(folder.glob("*.whl")):
         build_llama(folder, arguments)
     wheel = next(folder.glob("*.whl"))
@@ -185,16 +182,18 @@ def install_llama(arguments: list[str]) -> None:
 def build_llama(folder: Path, arguments: list[str]) -> None:
     """Builds the wheel into `folder`, which appears only when it is complete."""
     check_tools()
-    say("    compiling llama.cpp for this machine, about 4 minutes on 2 cores")
+    say("    compiling llama.cpp for this machine, some minutes on 2 cores")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         requirement = Path(scratch) / "llama.lock"
-        requirement.write_text(entry(LOCK, LLAMA))
+        # pip takes build options for a requirement of a file only from that file.
+        options = ";".join([*arguments, f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={LLAMA_PROJECT}"])
+        settings = f"--config-settings={shlex.quote(f'cmake.args={options}')}"
+        requirement.write_text(f"{entry(LOCK, LLAMA).rstrip()} \\\n    {settings}\n")
         wheels = Path(scratch) / "wheels"
         pip(
             *("wheel", "--verbose", "--no-deps", "--no-build-isolation", "--no-cache-dir"),
             *("--require-hashes", "--requirement", str(requirement), "--wheel-dir", str(wheels)),
-            f"--config-settings=cmake.args={';'.join(arguments)}",
         )
         shutil.rmtree(folder, ignore_errors=True)
         wheels.rename(folder)
@@ -231,6 +230,14 @@ def parallel_compilers() -> int:
 def cmake_arguments() -> list[str]:
     """Returns the options of llama.cpp's build, ours first so that the user's win."""
     return [*CMAKE_ARGS, *shlex.split(os.environ.get("CARAVAN_CMAKE_ARGS", ""))]
+
+
+def wheel_inputs(arguments: list[str]) -> list[str]:
+    """Returns everything that makes one compiled wheel different from another."""
+    return [
+        *(entry(LOCK, LLAMA), *arguments, LLAMA_PROJECT.read_text(), cpu_features()),
+        *(platform.python_version(), sysconfig.get_platform(), *platform.libc_ver()),
+    ]
 
 
 def wheel_cache() -> Path:
