@@ -1,0 +1,75 @@
+"""One running deployment for all end-to-end tests, and stubs that call it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from caravan.gateway.v1 import gateway_admin_service_pb2_grpc as gateway_grpc
+from caravan.inference.v1 import inference_service_pb2_grpc as inference_grpc
+from caravan.model.v1 import model_service_pb2_grpc as model_grpc
+from caravan.policy.v1 import policy_admin_service_pb2 as policy_pb
+from caravan.policy.v1 import policy_admin_service_pb2_grpc as policy_grpc
+from caravan_testkit.stack import Stack, running_stack
+
+
+class Client:
+    """Stubs of the gateway that send one key."""
+
+    def __init__(self, address: str, key: str | None) -> None:
+        self.metadata = () if key is None else (("authorization", f"Bearer {key}"),)
+        self._channel = grpc.insecure_channel(address)
+        self.inference = inference_grpc.InferenceServiceStub(self._channel)
+        self.models = model_grpc.ModelServiceStub(self._channel)
+        self.policy = policy_grpc.PolicyAdminServiceStub(self._channel)
+        self.gateway = gateway_grpc.GatewayAdminServiceStub(self._channel)
+
+    def create_key(self, principal: str, role: str, **fields: object) -> policy_pb.ApiKey:
+        """Makes a principal, if it isn't there yet, and a key for it; returns the response."""
+        try:
+            self.policy.CreatePrincipal(
+                policy_pb.CreatePrincipalRequest(name=principal, roles=[role]),
+                metadata=self.metadata,
+            )
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.ALREADY_EXISTS:
+                raise
+        return self.policy.CreateApiKey(
+            policy_pb.CreateApiKeyRequest(principal=principal, **fields), metadata=self.metadata
+        )
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with running_stack(tmp_path_factory.mktemp("e2e") / "home") as stack:
+        yield stack
+
+
+@pytest.fixture
+def admin(stack: Stack) -> Iterator[Client]:
+    client = Client(stack.address, stack.admin_key)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def connect(stack: Stack) -> Iterator[type[Client]]:
+    """Makes clients with other keys."""
+    clients: list[Client] = []
+
+    def make(key: str | None) -> Client:
+        clients.append(Client(stack.address, key))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def repository() -> Path:
+    return Path(__file__).resolve().parents[2]

@@ -1,0 +1,129 @@
+"""The calls that the README promises, by the tools that it names."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SERVICES = {
+    "caravan.gateway.v1.GatewayAdminService",
+    "caravan.inference.v1.InferenceService",
+    "caravan.model.v1.ModelService",
+    "caravan.policy.v1.PolicyAdminService",
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+}
+STREAM = "caravan.inference.v1.InferenceService/StreamGenerate"
+BODY = json.dumps(
+    {
+        "model": "bundled",
+        "text": "Once upon a time",
+        "max_output_tokens": 32,
+        "sampling": {"temperature": 0},
+    }
+)
+BIN = Path(sys.executable).parent
+
+needs_grpcurl = pytest.mark.skipif(
+    shutil.which("grpcurl") is None, reason="grpcurl is not on the PATH"
+)
+
+
+def run(command, **kwargs):
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, **kwargs)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def json_documents(text):
+    decoder = json.JSONDecoder()
+    documents = []
+    position = 0
+    while position < len(text.rstrip()):
+        while text[position].isspace():
+            position += 1
+        document, position = decoder.raw_decode(text, position)
+        documents.append(document)
+    return documents
+
+
+def check_stream(events):
+    started, *middle, finished, completed = events
+    assert started["started"]["model"] == "bundled"
+    assert started["started"]["inputTokens"] > 0
+    offset = 0
+    for event in middle:
+        delta = event["delta"]
+        assert delta.get("tokenOffset", 0) == offset
+        offset += len(delta["tokenIds"])
+    assert offset == 32
+    assert "".join(event["delta"].get("text", "") for event in middle)
+    assert finished["finished"]["finishReason"] == "FINISH_REASON_LENGTH"
+    assert finished["finished"]["outputTokens"] == 32
+    usage = completed["completed"]["usage"]
+    assert usage["outputTokens"] == 32
+    assert usage["inputTokens"] == started["started"]["inputTokens"]
+
+
+@needs_grpcurl
+def test_grpcurl_lists_the_services_without_a_key(stack):
+    assert set(run(["grpcurl", "-plaintext", stack.address, "list"]).split()) == SERVICES
+
+
+@needs_grpcurl
+@pytest.mark.parametrize("service", sorted(SERVICES))
+def test_grpcurl_describes_each_service(stack, service):
+    assert service in run(["grpcurl", "-plaintext", stack.address, "describe", service])
+
+
+@needs_grpcurl
+def test_grpcurl_streams_a_generation(stack):
+    bearer = f"authorization: Bearer {stack.admin_key}"
+    command = ["grpcurl", "-plaintext", "-H", bearer, "-d", BODY, stack.address, STREAM]
+    check_stream(json_documents(run(command)))
+
+
+@pytest.mark.parametrize("protocol", ["grpc-v1", "grpc-v1alpha"])
+def test_buf_curl_streams_a_generation_by_reflection(stack, protocol):
+    command = [
+        str(BIN / "buf"),
+        "curl",
+        "--http2-prior-knowledge",
+        "--protocol",
+        "grpc",
+        "--reflect-protocol",
+        protocol,
+        "--header",
+        f"authorization: Bearer {stack.admin_key}",
+        "--data",
+        BODY,
+        f"http://{stack.address}/{STREAM}",
+    ]
+    check_stream(json_documents(run(command)))
+
+
+def caravan(stack, *arguments, **kwargs):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("CARAVAN_")}
+    environment |= {"CARAVAN_HOME": str(stack.home), "CARAVAN_ADDRESS": stack.address}
+    return run([str(BIN / "caravan"), *arguments], env=environment, **kwargs)
+
+
+def test_caravan_chat_answers(stack):
+    assert caravan(stack, "chat", "-m", "bundled", "What is Caravan?").strip()
+
+
+def test_caravan_status_shows_everything_ready(stack):
+    status = json.loads(caravan(stack, "status", "--json"))
+    assert status["serving"] is True
+    assert all(dependency["reachable"] for dependency in status["dependencies"])
+    assert [model["name"] for model in status["models"]] == ["bundled"]
+
+
+def test_metrics_name_the_generated_tokens_by_model(stack, admin):
+    lines = stack.metrics("telemetry").splitlines()
+    assert any(line.startswith('llama_tokens_generated_total{model="bundled"}') for line in lines)
