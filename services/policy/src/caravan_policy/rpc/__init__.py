@@ -1,0 +1,1 @@
+"""The served contracts: thin servicers, and the conversion between wire and domain."""
