@@ -1,1 +1,204 @@
-"""Python SDK and the `caravan` command."""
+"""Python SDK and the `caravan` command.
+
+Names are loaded when they are first used, because the command starts through this module too and
+gRPC takes longer to load than `caravan --help` may take.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from caravan_client.async_client import AsyncCaravan
+    from caravan_client.async_transport import AsyncGenerationStream, AsyncStream
+    from caravan_client.connection import Tls
+    from caravan_client.errors import (
+        AbortedError,
+        AlreadyExistsError,
+        CallCancelledError,
+        CaravanError,
+        ConfigurationError,
+        DeadlineExceededError,
+        FailedPreconditionError,
+        FieldViolation,
+        GatewayUnreachableError,
+        InternalError,
+        InvalidRequestError,
+        NoCredentialError,
+        NotFoundError,
+        PermissionDeniedError,
+        QuotaViolation,
+        RateLimitedError,
+        UnauthenticatedError,
+        UnavailableError,
+        UnimplementedError,
+    )
+    from caravan_client.generation import (
+        Choice,
+        Completed,
+        Delta,
+        Event,
+        Finished,
+        FinishReason,
+        Generation,
+        Message,
+        Role,
+        Sampling,
+        Started,
+        Usage,
+    )
+    from caravan_client.resources import (
+        ApiKey,
+        ApiKeyState,
+        CreatedApiKey,
+        Dependency,
+        GatewayStatus,
+        LoadPhase,
+        LoadProgress,
+        Model,
+        ModelDetails,
+        ModelState,
+        Principal,
+        Replica,
+        ReplicaState,
+        RoleDefinition,
+        UnloadedModel,
+    )
+    from caravan_client.sync_client import Caravan
+    from caravan_client.sync_transport import GenerationStream, Stream
+
+_HOMES = {
+    "async_client": ("AsyncCaravan",),
+    "async_transport": (
+        "AsyncGenerationStream",
+        "AsyncStream",
+    ),
+    "connection": ("Tls",),
+    "errors": (
+        "AbortedError",
+        "AlreadyExistsError",
+        "CallCancelledError",
+        "CaravanError",
+        "ConfigurationError",
+        "DeadlineExceededError",
+        "FailedPreconditionError",
+        "FieldViolation",
+        "GatewayUnreachableError",
+        "InternalError",
+        "InvalidRequestError",
+        "NoCredentialError",
+        "NotFoundError",
+        "PermissionDeniedError",
+        "QuotaViolation",
+        "RateLimitedError",
+        "UnauthenticatedError",
+        "UnavailableError",
+        "UnimplementedError",
+    ),
+    "generation": (
+        "Choice",
+        "Completed",
+        "Delta",
+        "Event",
+        "Finished",
+        "FinishReason",
+        "Generation",
+        "Message",
+        "Role",
+        "Sampling",
+        "Started",
+        "Usage",
+    ),
+    "resources": (
+        "ApiKey",
+        "ApiKeyState",
+        "CreatedApiKey",
+        "Dependency",
+        "GatewayStatus",
+        "LoadPhase",
+        "LoadProgress",
+        "Model",
+        "ModelDetails",
+        "ModelState",
+        "Principal",
+        "Replica",
+        "ReplicaState",
+        "RoleDefinition",
+        "UnloadedModel",
+    ),
+    "sync_client": ("Caravan",),
+    "sync_transport": (
+        "GenerationStream",
+        "Stream",
+    ),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "AbortedError",
+    "AlreadyExistsError",
+    "ApiKey",
+    "ApiKeyState",
+    "AsyncCaravan",
+    "AsyncGenerationStream",
+    "AsyncStream",
+    "CallCancelledError",
+    "Caravan",
+    "CaravanError",
+    "Choice",
+    "Completed",
+    "ConfigurationError",
+    "CreatedApiKey",
+    "DeadlineExceededError",
+    "Delta",
+    "Dependency",
+    "Event",
+    "FailedPreconditionError",
+    "FieldViolation",
+    "FinishReason",
+    "Finished",
+    "GatewayStatus",
+    "GatewayUnreachableError",
+    "Generation",
+    "GenerationStream",
+    "InternalError",
+    "InvalidRequestError",
+    "LoadPhase",
+    "LoadProgress",
+    "Message",
+    "Model",
+    "ModelDetails",
+    "ModelState",
+    "NoCredentialError",
+    "NotFoundError",
+    "PermissionDeniedError",
+    "Principal",
+    "QuotaViolation",
+    "RateLimitedError",
+    "Replica",
+    "ReplicaState",
+    "Role",
+    "RoleDefinition",
+    "Sampling",
+    "Started",
+    "Stream",
+    "Tls",
+    "UnauthenticatedError",
+    "UnavailableError",
+    "UnimplementedError",
+    "UnloadedModel",
+    "Usage",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Loads the module that a public name is from."""
+    module = _HOME_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

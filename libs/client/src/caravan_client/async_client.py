@@ -1,0 +1,206 @@
+"""`AsyncCaravan`, the client for asyncio; the same surface as `Caravan`."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Self, Unpack
+
+from caravan_client.async_transport import AsyncGenerationStream, AsyncStream, AsyncTransport
+from caravan_client.client_settings import ClientSettings, connection_of
+from caravan_client.generation import CallOptions, GenerateOptions, Generation, Message
+from caravan_client.operations import gateway, inference, models, policy
+from caravan_client.resources import (
+    ApiKey,
+    CreatedApiKey,
+    GatewayStatus,
+    LoadProgress,
+    Model,
+    Principal,
+    RoleDefinition,
+    UnloadedModel,
+)
+
+
+class AsyncCaravan:
+    """A client of one gateway, for one event loop; close it, or use it with `async with`.
+
+    Each call raises a `CaravanError` when it fails.
+
+    Attributes:
+        models: what can be run.
+        keys: API keys.
+        principals: who may call.
+        roles: what they may do.
+    """
+
+    def __init__(self, address: str | None = None, **settings: Unpack[ClientSettings]) -> None:
+        """Prepares a client; the connection is made by the first call.
+
+        Args:
+            address: host:port; else `CARAVAN_ADDRESS`, else localhost:50051.
+            settings: see `ClientSettings`.
+
+        Raises:
+            ConfigurationError: a setting cannot be used, or no API key was found.
+        """
+        self._transport = AsyncTransport(connection_of(address, settings))
+        self.models = AsyncModels(self._transport)
+        self.keys = AsyncKeys(self._transport)
+        self.principals = AsyncPrincipals(self._transport)
+        self.roles = AsyncRoles(self._transport)
+
+    async def generate(
+        self, prompt: str | Sequence[int], **options: Unpack[GenerateOptions]
+    ) -> Generation:
+        """Continues a text, or token ids, and returns when all of it is there."""
+        request = inference.text_request(prompt, options)
+        return await self._transport.unary(inference.generate(request), options)
+
+    def stream(
+        self, prompt: str | Sequence[int], **options: Unpack[GenerateOptions]
+    ) -> AsyncGenerationStream:
+        """Continues a text, or token ids, as events."""
+        request = inference.text_request(prompt, options)
+        return self._transport.generation_stream(inference.stream_generate(request), options)
+
+    async def chat(
+        self, messages: str | Sequence[Message], **options: Unpack[GenerateOptions]
+    ) -> Generation:
+        """Answers a chat; a plain string is one user message."""
+        request = inference.chat_request(messages, options)
+        return await self._transport.unary(inference.generate(request), options)
+
+    def stream_chat(
+        self, messages: str | Sequence[Message], **options: Unpack[GenerateOptions]
+    ) -> AsyncGenerationStream:
+        """Answers a chat as events."""
+        request = inference.chat_request(messages, options)
+        return self._transport.generation_stream(inference.stream_generate(request), options)
+
+    async def status(self, **call: Unpack[CallOptions]) -> GatewayStatus:
+        """How the deployment is."""
+        return await self._transport.unary(gateway.get_status(), call)
+
+    async def close(self) -> None:
+        """Ends all calls and the connection."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"AsyncCaravan({self._transport.connection.address!r})"
+
+
+class AsyncModels:
+    """What can be run."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def list(self, **call: Unpack[CallOptions]) -> list[Model]:
+        """All models, by name."""
+        return await self._transport.collect(models.list_models, call)
+
+    async def get(self, name: str, **call: Unpack[CallOptions]) -> Model:
+        """One model by name or alias."""
+        return await self._transport.unary(models.get_model(name), call)
+
+    def load(self, name: str, **call: Unpack[CallOptions]) -> AsyncStream[LoadProgress]:
+        """Loads a model and tells how far it is; the last step has the phase READY."""
+        return self._transport.stream(models.load_model(name), call)
+
+    async def unload(
+        self, name: str, *, drain_timeout_s: float | None = None, **call: Unpack[CallOptions]
+    ) -> UnloadedModel:
+        """Lets running requests finish, for the engine's default time if None, and unloads."""
+        return await self._transport.unary(models.unload_model(name, drain_timeout_s), call)
+
+
+class AsyncKeys:
+    """API keys."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def create(
+        self,
+        principal: str,
+        *,
+        description: str | None = None,
+        time_to_live: timedelta | None = None,
+        tenant: str | None = None,
+        **call: Unpack[CallOptions],
+    ) -> CreatedApiKey:
+        """Makes a key for a principal, which must exist; None lets it work for ever."""
+        operation = policy.create_key(
+            principal, tenant=tenant, description=description, time_to_live=time_to_live
+        )
+        return await self._transport.unary(operation, call)
+
+    async def list(
+        self,
+        *,
+        principal: str | None = None,
+        tenant: str | None = None,
+        **call: Unpack[CallOptions],
+    ) -> list[ApiKey]:
+        """Keys, newest first, revoked and expired ones included."""
+        return await self._transport.collect(
+            lambda token: policy.list_keys(token, principal, tenant), call
+        )
+
+    async def revoke(self, key_id: str, **call: Unpack[CallOptions]) -> ApiKey:
+        """Makes a key stop working everywhere within a second."""
+        return await self._transport.unary(policy.revoke_key(key_id), call)
+
+
+class AsyncPrincipals:
+    """Who may call."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def create(
+        self,
+        name: str,
+        *,
+        roles: Sequence[str],
+        tenant: str | None = None,
+        **call: Unpack[CallOptions],
+    ) -> Principal:
+        """Adds a principal."""
+        return await self._transport.unary(policy.create_principal(name, roles, tenant), call)
+
+    async def get(
+        self, name: str, *, tenant: str | None = None, **call: Unpack[CallOptions]
+    ) -> Principal:
+        """One principal by name."""
+        return await self._transport.unary(policy.get_principal(name, tenant), call)
+
+    async def list(
+        self, *, tenant: str | None = None, **call: Unpack[CallOptions]
+    ) -> list[Principal]:
+        """All principals, by tenant and name."""
+        return await self._transport.collect(
+            lambda token: policy.list_principals(token, tenant), call
+        )
+
+
+class AsyncRoles:
+    """What principals may do."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def list(self, **call: Unpack[CallOptions]) -> list[RoleDefinition]:
+        """All roles, by name."""
+        return await self._transport.collect(policy.list_roles, call)

@@ -1,0 +1,1 @@
+"""The `caravan` command. Modules at the top level import nothing heavy: starting is part of use."""

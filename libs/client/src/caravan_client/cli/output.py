@@ -1,0 +1,94 @@
+"""Prints: answers and results to stdout, everything about them to stderr.
+
+The only module that knows whether somebody is looking at a terminal.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from caravan_client.cli.json_text import to_json
+from caravan_client.cli.terminal_text import harmless, one_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class Output:
+    """Where a command prints to.
+
+    Attributes:
+        as_json: whether results are to be JSON.
+    """
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+        self._ends_open = False
+
+    @property
+    def interactive(self) -> bool:
+        """Whether both streams go to a terminal, so that moving pictures make sense."""
+        return sys.stdout.isatty() and sys.stderr.isatty()
+
+    def text(self, text: str) -> None:
+        """Prints a piece of an answer at once, as it is; only a terminal is protected from it."""
+        if not text:
+            return
+        sys.stdout.write(harmless(text) if sys.stdout.isatty() else text)
+        sys.stdout.flush()
+        self._ends_open = not text.endswith("\n")
+
+    def end_line(self) -> None:
+        """Ends a line that `text` has left open."""
+        if self._ends_open:
+            self.text("\n")
+
+    def line(self, text: str) -> None:
+        """Prints one line of a result."""
+        self.text(f"{text}\n")
+
+    def document(self, value: object) -> None:
+        """Prints a value as one JSON document."""
+        self.line(to_json(value))
+
+    def note(self, text: str) -> None:
+        """Prints one line about the result to stderr."""
+        sys.stderr.write(f"{one_line(text)}\n")
+        sys.stderr.flush()
+
+    def hint(self, text: str) -> None:
+        """Like `note`, but only for a person: nothing when stderr is not a terminal."""
+        if sys.stderr.isatty() and not self.as_json:
+            self.note(text)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Prints rows under headings; in a pipe without colour and at full width."""
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in columns:
+            table.add_column(column, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(one_line(cell)) for cell in row))
+        self._console().print(table)
+
+    @contextmanager
+    def waiting(self, text: str) -> Iterator[None]:
+        """Shows that something is awaited, to a person."""
+        if not self.interactive or self.as_json:
+            yield
+            return
+        from rich.console import Console
+        from rich.text import Text
+
+        with Console(stderr=True).status(Text(text, style="dim")):
+            yield
+
+    def _console(self) -> "Console":
+        from rich.console import Console
+
+        if sys.stdout.isatty():
+            return Console()
+        return Console(file=sys.stdout, width=10_000, no_color=True, force_terminal=False)

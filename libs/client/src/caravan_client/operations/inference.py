@@ -1,0 +1,158 @@
+"""The calls of `caravan.inference.v1.InferenceService`."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+from caravan.inference.v1 import generation_pb2 as generation_pb
+from caravan_client.generation import (
+    Choice,
+    Completed,
+    Delta,
+    Event,
+    Finished,
+    FinishReason,
+    GenerateOptions,
+    Generation,
+    Message,
+    Role,
+    Sampling,
+    Started,
+    Usage,
+)
+from caravan_client.operations.operation import Operation, fill, operation
+
+_SERVICE = "/caravan.inference.v1.InferenceService/"
+
+_ROLES = {
+    Role.SYSTEM: generation_pb.CHAT_ROLE_SYSTEM,
+    Role.USER: generation_pb.CHAT_ROLE_USER,
+    Role.ASSISTANT: generation_pb.CHAT_ROLE_ASSISTANT,
+    Role.TOOL: generation_pb.CHAT_ROLE_TOOL,
+}
+_FINISH_REASONS = {
+    generation_pb.FINISH_REASON_END_OF_TEXT: FinishReason.END_OF_TEXT,
+    generation_pb.FINISH_REASON_STOP_STRING: FinishReason.STOP_STRING,
+    generation_pb.FINISH_REASON_LENGTH: FinishReason.LENGTH,
+    generation_pb.FINISH_REASON_CONTENT_FILTER: FinishReason.CONTENT_FILTER,
+}
+
+
+def text_request(
+    prompt: str | Sequence[int], options: GenerateOptions
+) -> generation_pb.GenerateRequest:
+    """A request to continue a text or a sequence of token ids."""
+    request = _request(options)
+    if isinstance(prompt, str):
+        fill(request, text=prompt)
+    else:
+        request.token_ids.SetInParent()  # no tokens at all are still an input, which is refused
+        fill(request.token_ids, "token_ids.", ids=list(prompt))
+    return request
+
+
+def chat_request(
+    messages: str | Sequence[Message], options: GenerateOptions
+) -> generation_pb.GenerateRequest:
+    """A request to answer a chat; a plain string is a chat of one user message."""
+    request = _request(options)
+    request.chat.SetInParent()
+    turns = [Message.user(messages)] if isinstance(messages, str) else messages
+    for index, turn in enumerate(turns):
+        message = request.chat.messages.add()
+        path = f"chat.messages[{index}]."
+        fill(message, path, role=_ROLES.get(turn.role, turn.role), content=turn.content)
+    return request
+
+
+def generate(request: generation_pb.GenerateRequest) -> Operation[Generation]:
+    """Asks for the whole answer."""
+    return operation(
+        f"{_SERVICE}Generate", request, generation_pb.GenerateResponse, _parse_generation
+    )
+
+
+def stream_generate(request: generation_pb.GenerateRequest) -> Operation[Event | None]:
+    """Asks for events; one that is newer than this client is read as None."""
+    return operation(
+        f"{_SERVICE}StreamGenerate", request, generation_pb.GenerateEvent, _parse_event
+    )
+
+
+def _request(options: GenerateOptions) -> generation_pb.GenerateRequest:
+    request = generation_pb.GenerateRequest()
+    stop = options.get("stop")
+    fill(
+        request,
+        model=options["model"],
+        stop=[stop] if isinstance(stop, str) else None if stop is None else list(stop),
+        max_output_tokens=options.get("max_output_tokens"),
+        seed=options.get("seed"),
+        ignore_eos=options.get("ignore_eos"),
+        priority=options.get("priority"),
+        labels=options.get("labels"),
+    )
+    sampling = options.get("sampling")
+    if sampling is not None:
+        values = {entry.name: getattr(sampling, entry.name) for entry in fields(Sampling)}
+        fill(request.sampling, "sampling.", **values)
+    return request
+
+
+def _parse_generation(response: generation_pb.GenerateResponse) -> Generation:
+    return Generation(
+        request_id=response.request_id,
+        model=response.model,
+        model_digest=response.model_digest,
+        seed=response.seed,
+        choices=tuple(_parse_choice(choice) for choice in response.choices),
+        usage=_parse_usage(response.usage),
+    )
+
+
+def _parse_choice(choice: generation_pb.Choice) -> Choice:
+    return Choice(
+        index=choice.index,
+        text=choice.text,
+        token_ids=tuple(choice.token_ids),
+        finish_reason=_FINISH_REASONS.get(choice.finish_reason, FinishReason.UNKNOWN),
+        stop_string=choice.stop_string if choice.HasField("stop_string") else None,
+    )
+
+
+def _parse_usage(usage: generation_pb.Usage) -> Usage:
+    return Usage(usage.input_tokens, usage.cached_tokens, usage.output_tokens)
+
+
+def _parse_event(event: generation_pb.GenerateEvent) -> Event | None:
+    match event.WhichOneof("event"):
+        case "started":
+            return _parse_started(event.started)
+        case "delta":
+            delta = event.delta
+            return Delta(delta.choice_index, delta.text, tuple(delta.token_ids), delta.token_offset)
+        case "finished":
+            return _parse_finished(event.finished)
+        case "completed":
+            return Completed(_parse_usage(event.completed.usage))
+        case _:
+            return None
+
+
+def _parse_started(started: generation_pb.Started) -> Started:
+    return Started(
+        request_id=started.request_id,
+        model=started.model,
+        model_digest=started.model_digest,
+        seed=started.seed,
+        input_tokens=started.input_tokens,
+        cached_tokens=started.cached_tokens,
+    )
+
+
+def _parse_finished(finished: generation_pb.Finished) -> Finished:
+    return Finished(
+        choice_index=finished.choice_index,
+        finish_reason=_FINISH_REASONS.get(finished.finish_reason, FinishReason.UNKNOWN),
+        output_tokens=finished.output_tokens,
+        stop_string=finished.stop_string if finished.HasField("stop_string") else None,
+    )
