@@ -1,0 +1,1 @@
+"""Adapters to what computes: llama.cpp, and a deterministic stand-in."""

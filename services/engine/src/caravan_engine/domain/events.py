@@ -1,0 +1,62 @@
+"""What a generation tells its reader, in order: started, deltas, finished, completed."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended well."""
+
+    END_OF_TEXT = "end_of_text"
+    STOP_STRING = "stop_string"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The request has a seat and is about to be computed."""
+
+    input_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """New text of one choice and the tokens it consists of."""
+
+    choice_index: int
+    text: str
+    token_ids: tuple[int, ...]
+    token_offset: int  # tokens of this choice before these
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """One choice is over; `output_tokens` is the sum over its deltas."""
+
+    choice_index: int
+    reason: FinishReason
+    stop_string: str | None
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where a request's time went, in seconds."""
+
+    queue_s: float  # arrival to the first computation
+    prefill_s: float  # first computation to the first token
+    decode_s: float  # first token to the last
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The request is over and went well; always last."""
+
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    timings: Timings
+
+
+Event = Started | Delta | Finished | Completed

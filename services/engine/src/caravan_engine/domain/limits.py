@@ -1,0 +1,45 @@
+"""The bounds that scheduling keeps to."""
+
+from dataclasses import dataclass
+
+from caravan_engine.domain.errors import ContextLengthExceededError
+from caravan_engine.domain.request import GenerationRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerLimits:
+    """What a worker may promise; fixed when the model is loaded.
+
+    Raises:
+        ValueError: if the numbers contradict each other.
+    """
+
+    num_seats: int  # sequences that decode together
+    num_cells: int  # KV positions for all of them
+    context_tokens: int  # most tokens of one sequence, input and output
+    token_budget: int  # most tokens in one step
+    queue_capacity: int = 1000  # requests that may wait for a seat
+    queue_timeout_s: float = 30.0  # and for how long
+    max_unread_tokens: int = 256  # a sequence whose reader is so far behind pauses
+    reader_stall_s: float = 60.0  # and ends after so long
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_seats <= self.token_budget:
+            raise ValueError("a step must have room for one token of each seat")
+        if not 2 <= self.context_tokens <= self.num_cells:
+            raise ValueError("the context of one sequence must fit into the cells")
+        if self.max_unread_tokens < 1:
+            raise ValueError("a sequence must be allowed to generate before it is read")
+
+    def max_tokens(self, request: GenerationRequest) -> int:
+        """Returns the length at which a request's sequences end, input included.
+
+        Raises:
+            ContextLengthExceededError: if the input leaves no room for output.
+        """
+        num_prompt = len(request.prompt)
+        if num_prompt >= self.context_tokens:
+            raise ContextLengthExceededError(
+                input_tokens=num_prompt, context_tokens=self.context_tokens
+            )
+        return min(num_prompt + request.max_output_tokens, self.context_tokens)

@@ -1,0 +1,161 @@
+"""What the domain and the decode thread need from outside, one capability per Protocol."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from caravan_engine.domain.events import FinishReason
+from caravan_engine.domain.sampling import SamplingOptions
+from caravan_rpckit.errors import CaravanError
+
+if TYPE_CHECKING:
+    from caravan_engine.domain.sequence import Sequence as TokenSequence
+    from caravan_engine.domain.step import StepPlan
+
+
+class BackendFailureError(Exception):
+    """A batch was not computed; memory of its sequences is in an unknown state."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"decode returned {code}")
+        self.code = code
+
+
+class Vocabulary(Protocol):
+    """The model's tokens. Immutable, usable from any thread."""
+
+    @property
+    def size(self) -> int:
+        """Number of tokens; ids are 0 to size - 1."""
+        ...
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Tokens by which the model says that its text is over."""
+        ...
+
+    @property
+    def control_tokens(self) -> frozenset[int]:
+        """Tokens that a client may not name in a tokenized input."""
+        ...
+
+    @property
+    def pieces(self) -> Sequence[bytes]:
+        """The bytes of each token; empty for control tokens. May end inside a character."""
+        ...
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Cuts text into tokens.
+
+        Args:
+            text: The text.
+            add_special: Whether to begin (and end) it as the model expects, with BOS for example.
+            parse_special: Whether special tokens written in `text` count as such. Only for text
+                that no client wrote.
+        """
+        ...
+
+
+class CandidateFilter(Protocol):
+    """Narrows a row of logits down to the tokens that take part in the draw.
+
+    Built on any thread; `narrow` only runs on the decode thread.
+    """
+
+    def narrow(
+        self, logits: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+        """Returns ids and logits of the candidates, best first, temperature applied.
+
+        At least one. The arrays are valid until the next call of any filter.
+        """
+        ...
+
+
+class Backend(Protocol):
+    """Computes steps. Everything but `vocabulary` and `candidate_filter` belongs to one thread."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The model's tokens."""
+        ...
+
+    def candidate_filter(self, options: SamplingOptions) -> CandidateFilter | None:
+        """Returns the filter for `options`; None when they are greedy."""
+        ...
+
+    def release(self, seq_ids: Sequence[int]) -> None:
+        """Forgets everything computed for these sequences."""
+        ...
+
+    def decode(self, plan: "StepPlan") -> npt.NDArray[np.float32]:
+        """Computes a plan's chunks, all or nothing as far as the caller can know.
+
+        Returns:
+            # (num_sampling_chunks, vocabulary size): raw logits in the order of the chunks. May be
+            written to; valid until the next call.
+
+        Raises:
+            BackendFailureError: if the batch was not computed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Frees the model; nothing may be called afterwards."""
+        ...
+
+
+class IntegrityChecker(Protocol):
+    """Looks into a backend's memory. For tests: it copies whole sequences."""
+
+    def check_integrity(self, lengths: Mapping[int, int]) -> list[str]:
+        """Compares memory with `lengths` (computed positions per sequence id).
+
+        Returns:
+            One line per fault: a position without or with several cells, cells of a sequence that
+            isn't live.
+        """
+        ...
+
+
+class SequenceOutput(Protocol):
+    """Takes what one sequence generates. Called by the decode thread only."""
+
+    @property
+    def num_unread(self) -> int:
+        """Tokens that its reader hasn't taken yet."""
+        ...
+
+    def start(self, sequence: "TokenSequence", cached_tokens: int) -> None:
+        """Computation is about to begin."""
+        ...
+
+    def append(self, token: int) -> str | None:
+        """Takes the next token; returns the stop string that it completes, if any."""
+        ...
+
+    def finish(self, sequence: "TokenSequence", reason: FinishReason) -> None:
+        """The sequence ended well: everything held back goes out, then the terminal events."""
+        ...
+
+    def fail(self, error: CaravanError) -> None:
+        """The sequence ended with `error`, which is the terminal event."""
+        ...
+
+
+class SchedulerObserver(Protocol):
+    """Hears what happens to sequences, for metrics. Called by the decode thread only."""
+
+    def admitted(self, sequence: "TokenSequence", now: float) -> None:
+        """A sequence got a seat."""
+        ...
+
+    def generated(self, sequence: "TokenSequence", now: float) -> None:
+        """A sequence got a token; its times still say when it got the one before."""
+        ...
+
+    def ended(self, sequence: "TokenSequence", outcome: str, now: float) -> None:
+        """A sequence is over; `outcome` is a finish reason or an error's reason in lower case."""
+        ...

@@ -1,0 +1,86 @@
+"""A request as the scheduler knows it: tokenized, with every default filled in."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from caravan_engine.domain.errors import (
+    EmptyInputError,
+    InvalidFieldError,
+    TokenOutOfRangeError,
+)
+from caravan_engine.domain.ports import Vocabulary
+from caravan_engine.domain.sampling import SamplingOptions
+from caravan_rpckit.errors import FieldViolation
+
+DEFAULT_MAX_OUTPUT_TOKENS = 256
+DEFAULT_PRIORITY = 10
+MAX_PRIORITY = 100
+MAX_STOPS = 16
+MAX_STOP_BYTES = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One client's call.
+
+    Raises:
+        EmptyInputError: without prompt tokens.
+        InvalidFieldError: for every field out of bounds, all at once.
+    """
+
+    request_id: str
+    prompt: tuple[int, ...]
+    sampling: SamplingOptions
+    seed: int  # uint64
+    stop: tuple[str, ...] = ()
+    max_output_tokens: int = DEFAULT_MAX_OUTPUT_TOKENS
+    ignore_eos: bool = False
+    priority: int = DEFAULT_PRIORITY  # more is sooner
+    deadline: float | None = None  # a moment of the engine's monotonic clock
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise EmptyInputError
+        violations = tuple(self._violations())
+        if violations:
+            raise InvalidFieldError(*violations)
+
+    def _violations(self) -> Iterator[FieldViolation]:
+        if not 0 <= self.seed < 2**64:
+            yield FieldViolation("seed", "must be an unsigned 64-bit number")
+        if self.max_output_tokens < 1:
+            yield FieldViolation("max_output_tokens", "must be at least 1")
+        if not 0 <= self.priority <= MAX_PRIORITY:
+            yield FieldViolation("priority", f"must be between 0 and {MAX_PRIORITY}")
+        if len(self.stop) > MAX_STOPS:
+            yield FieldViolation("stop", f"at most {MAX_STOPS} strings")
+        for index, stop in enumerate(self.stop):
+            if not 1 <= len(stop.encode()) <= MAX_STOP_BYTES:
+                yield FieldViolation(f"stop[{index}]", f"must have 1 to {MAX_STOP_BYTES} bytes")
+
+
+def check_client_tokens(token_ids: Sequence[int], vocabulary: Vocabulary) -> None:
+    """Refuses what a client may not put into a tokenized input.
+
+    Raises:
+        TokenOutOfRangeError: for an id outside the vocabulary or of control type.
+    """
+    size, control_tokens = vocabulary.size, vocabulary.control_tokens
+    for index, token_id in enumerate(token_ids):
+        if not 0 <= token_id < size or token_id in control_tokens:
+            raise TokenOutOfRangeError(index=index, token_id=token_id, vocabulary_size=size)
+
+
+def check_logit_bias(options: SamplingOptions, vocabulary: Vocabulary) -> None:
+    """Refuses biases of tokens that don't exist.
+
+    Raises:
+        InvalidFieldError: for an id outside the vocabulary.
+    """
+    violations = tuple(
+        FieldViolation(f"sampling.logit_bias[{token_id}]", f"not among {vocabulary.size} tokens")
+        for token_id in options.logit_bias
+        if not 0 <= token_id < vocabulary.size
+    )
+    if violations:
+        raise InvalidFieldError(*violations)

@@ -1,0 +1,248 @@
+"""Continuous batching: who computes what in each step, and what follows from the result.
+
+Owns seats, cells and the queue. Knows no model, no text and no clock.
+"""
+
+from caravan_engine.domain.batch_policy import BatchPolicy, DecodeFirst
+from caravan_engine.domain.cells import CellLedger
+from caravan_engine.domain.errors import (
+    DeadlineExceededError,
+    DecodeFailedError,
+    QueueTimeoutError,
+    ReaderStalledError,
+    RequestCancelledError,
+)
+from caravan_engine.domain.events import FinishReason
+from caravan_engine.domain.limits import SchedulerLimits
+from caravan_engine.domain.ports import SchedulerObserver
+from caravan_engine.domain.request_queue import QueueGate, RequestQueue
+from caravan_engine.domain.sequence import Sequence
+from caravan_engine.domain.step import StepPlan, StepResult
+from caravan_rpckit.errors import CaravanError
+
+_MAX_FAILURES = 2
+
+
+class Scheduler:
+    """Two of the three verbs: `schedule` makes a plan, somebody runs it, `apply` takes the result.
+
+    Sequences join and leave at every step. Owned by the decode thread; `now` never goes back.
+
+    Args:
+        limits: What may be promised.
+        gate: Counts who waits; the caller has entered it for each submitted sequence.
+        queue: Orders who waits.
+        end_tokens: Tokens by which the model ends a text.
+        observer: Hears what happens.
+        batch_policy: Divides the token budget.
+    """
+
+    def __init__(
+        self,
+        limits: SchedulerLimits,
+        *,
+        gate: QueueGate,
+        queue: RequestQueue,
+        end_tokens: frozenset[int],
+        observer: SchedulerObserver,
+        batch_policy: BatchPolicy | None = None,
+    ) -> None:
+        self._limits = limits
+        self._gate = gate
+        self._queue = queue
+        self._end_tokens = end_tokens
+        self._observer = observer
+        self._batch_policy = batch_policy or DecodeFirst()
+        self._cells = CellLedger(limits.num_cells)
+        self._free_seats = list(reversed(range(limits.num_seats)))
+        self._running: dict[int, Sequence] = {}  # by seat, in order of admission
+        self._releases: list[int] = []  # seats whose memory the next step drops first
+
+    # ── the verbs ──
+
+    def schedule(self, now: float) -> StepPlan:
+        """Returns the next step.
+
+        An empty plan means that there is nothing to do before `next_wakeup`, unless somebody
+        submits, cancels or reads.
+        """
+        self._end_overdue(now)
+        self._admit(now)
+        chunks = self._batch_policy.compose(self._runnable(), self._limits.token_budget)
+        releases = tuple(self._releases)
+        self._releases.clear()
+        return StepPlan(releases, chunks)
+
+    def apply(self, result: StepResult, now: float) -> None:
+        """Takes what came of the plan that `schedule` returned last."""
+        if result.failure_code is not None:
+            self._replay(result.plan, now)
+            return
+        for chunk in result.plan.chunks:
+            self._running[chunk.seq_id].num_computed = chunk.end
+        for seat in result.unusable:
+            self._fail(self._running[seat], DecodeFailedError(), now)
+        for seat, token in result.tokens.items():
+            self._take(self._running[seat], token, now)
+
+    # ── commands ──
+
+    def submit(self, sequence: Sequence) -> None:
+        """Lets a sequence wait for a seat."""
+        self._queue.push(sequence)
+
+    def cancel(self, sequence: Sequence, now: float) -> None:
+        """Ends a sequence whose caller left; nothing happens if it is over already."""
+        if self._is_live(sequence):
+            self._fail(sequence, RequestCancelledError(), now)
+
+    def end_all(self, error: CaravanError, now: float) -> int:
+        """Ends everybody with `error`; returns how many."""
+        sequences = [*self._queue, *self._running.values()]
+        for sequence in sequences:
+            self._fail(sequence, error, now)
+        return len(sequences)
+
+    # ── what it looks like now ──
+
+    @property
+    def running(self) -> tuple[Sequence, ...]:
+        """Sequences with a seat, in order of admission."""
+        return tuple(self._running.values())
+
+    @property
+    def num_paused(self) -> int:
+        """Sequences that wait for their reader."""
+        return sum(each.paused_since is not None for each in self._running.values())
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody runs or waits."""
+        return not self._running and not len(self._queue)
+
+    def next_wakeup(self) -> float | None:
+        """Returns the next moment at which time alone changes something."""
+        moments = [self._queue.next_expiry()]
+        for sequence in self._running.values():
+            moments.append(sequence.request.deadline)
+            if sequence.paused_since is not None:
+                moments.append(sequence.paused_since + self._limits.reader_stall_s)
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    # ── before a step ──
+
+    def _end_overdue(self, now: float) -> None:
+        for sequence in self._queue.pop_expired(now):
+            self._gate.leave(now)
+            self._end(sequence, self._queue_error(sequence, now), now)
+        for sequence in self.running:
+            self._watch_reader(sequence, now)
+            error = self._overdue_error(sequence, now)
+            if error:
+                self._fail(sequence, error, now)
+
+    def _watch_reader(self, sequence: Sequence, now: float) -> None:
+        if sequence.output.num_unread < self._limits.max_unread_tokens:
+            sequence.paused_since = None
+        elif sequence.paused_since is None:
+            sequence.paused_since = now
+
+    def _overdue_error(self, sequence: Sequence, now: float) -> CaravanError | None:
+        if _is_past(sequence.request.deadline, now):
+            return DeadlineExceededError()
+        if sequence.paused_since is None:
+            return None
+        stalled_s = now - sequence.paused_since
+        if stalled_s < self._limits.reader_stall_s:
+            return None
+        return ReaderStalledError(stalled_s=stalled_s)
+
+    def _queue_error(self, sequence: Sequence, now: float) -> CaravanError:
+        if _is_past(sequence.request.deadline, now):
+            return DeadlineExceededError()
+        waited_s = now - sequence.times.arrived
+        return QueueTimeoutError(waited_s=waited_s, retry_after_s=self._gate.retry_after_s())
+
+    def _admit(self, now: float) -> None:
+        """Seats those at the head of the queue; one who doesn't fit yet is not overtaken."""
+        while self._free_seats and (sequence := self._queue.peek()):
+            if not self._cells.fits(sequence.max_tokens):
+                break
+            self._queue.remove(sequence)
+            self._gate.leave(now)
+            self._seat(sequence, now)
+
+    def _seat(self, sequence: Sequence, now: float) -> None:
+        seat = self._free_seats.pop()
+        self._cells.reserve(seat, sequence.max_tokens)
+        self._running[seat] = sequence
+        sequence.seat = seat
+        sequence.times.started = now
+        sequence.output.start(sequence, cached_tokens=0)
+        self._observer.admitted(sequence, now)
+
+    def _runnable(self) -> dict[int, Sequence]:
+        """Returns who takes part in the step, by seat.
+
+        A sequence whose batch failed is tried again alone, until it gets a token: so the one that
+        makes batches fail is found, and nobody else ends with it.
+        """
+        ready = {seat: each for seat, each in self._running.items() if each.paused_since is None}
+        suspect = next((seat for seat, each in ready.items() if each.num_failures), None)
+        return ready if suspect is None else {suspect: ready[suspect]}
+
+    # ── after a step ──
+
+    def _take(self, sequence: Sequence, token: int, now: float) -> None:
+        if token in self._end_tokens and not sequence.request.ignore_eos:
+            self._finish(sequence, FinishReason.END_OF_TEXT, now)
+            return
+        self._observer.generated(sequence, now)
+        sequence.append(token, now)
+        sequence.stop_string = sequence.output.append(token)
+        if sequence.stop_string is not None:
+            self._finish(sequence, FinishReason.STOP_STRING, now)
+        elif len(sequence.tokens) == sequence.max_tokens:
+            self._finish(sequence, FinishReason.LENGTH, now)
+
+    def _replay(self, plan: StepPlan, now: float) -> None:
+        for chunk in plan.chunks:
+            sequence = self._running[chunk.seq_id]
+            sequence.num_failures += 1
+            sequence.num_computed = 0
+            if sequence.num_failures == _MAX_FAILURES:
+                self._fail(sequence, DecodeFailedError(), now)
+            else:
+                self._releases.append(chunk.seq_id)
+
+    def _finish(self, sequence: Sequence, reason: FinishReason, now: float) -> None:
+        self._leave(sequence, now)
+        sequence.output.finish(sequence, reason)
+        self._observer.ended(sequence, reason.value, now)
+
+    def _fail(self, sequence: Sequence, error: CaravanError, now: float) -> None:
+        self._leave(sequence, now)
+        self._end(sequence, error, now)
+
+    def _end(self, sequence: Sequence, error: CaravanError, now: float) -> None:
+        sequence.output.fail(error)
+        self._observer.ended(sequence, error.reason.value.lower(), now)
+
+    def _leave(self, sequence: Sequence, now: float) -> None:
+        """Takes a live sequence out of the queue or off its seat."""
+        if sequence.seat is None:
+            self._queue.remove(sequence)
+            self._gate.leave(now)
+            return
+        del self._running[sequence.seat]
+        self._cells.release(sequence.seat)
+        self._free_seats.append(sequence.seat)
+        self._releases.append(sequence.seat)
+
+    def _is_live(self, sequence: Sequence) -> bool:
+        seated = sequence.seat is not None and self._running.get(sequence.seat) is sequence
+        return seated or sequence in self._queue
+
+
+def _is_past(moment: float | None, now: float) -> bool:
+    return moment is not None and moment <= now

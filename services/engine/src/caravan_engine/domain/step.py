@@ -1,0 +1,65 @@
+"""The values between the three verbs: what schedule decides, and what run has to say."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from caravan_engine.domain.token_sampler import TokenSampler
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive tokens of one sequence to compute in a step.
+
+    `tokens` begin at position `start`. Only a chunk that reaches the end of its history has a
+    `sampler`, which then chooses the token after it.
+    """
+
+    seq_id: int
+    start: int
+    tokens: tuple[int, ...]
+    sampler: TokenSampler | None
+
+    @property
+    def end(self) -> int:
+        """Position after the last token."""
+        return self.start + len(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One step: first the memory of `releases` is dropped, then `chunks` are computed together."""
+
+    releases: tuple[int, ...] = ()
+    chunks: tuple[Chunk, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self.releases and not self.chunks
+
+    @property
+    def num_tokens(self) -> int:
+        """Size of the batch."""
+        return sum(len(chunk.tokens) for chunk in self.chunks)
+
+    def sampling(self) -> Iterator[tuple[Chunk, TokenSampler]]:
+        """Yields the chunks that sample, in the order of their rows of logits."""
+        for chunk in self.chunks:
+            if chunk.sampler is not None:
+                yield chunk, chunk.sampler
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What came of a plan.
+
+    `failure_code` says that nothing was computed; what the batch's sequences have in memory is
+    then unknown. `unusable` are sequences whose logits were NaN.
+    """
+
+    plan: StepPlan
+    tokens: Mapping[int, int] = field(default_factory=dict)  # sequence id -> chosen token
+    unusable: frozenset[int] = frozenset()
+    failure_code: int | None = None
+    decode_s: float = 0.0
+    sample_s: float = 0.0

@@ -1,0 +1,1 @@
+"""The decode thread and what leaves it: text, events and numbers."""

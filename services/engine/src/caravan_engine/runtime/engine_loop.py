@@ -1,0 +1,232 @@
+"""The decode thread: takes commands, and between them schedules, runs and applies steps."""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+
+from caravan_engine.domain.errors import DrainingError
+from caravan_engine.domain.limits import SchedulerLimits
+from caravan_engine.domain.ports import Backend
+from caravan_engine.domain.request import GenerationRequest, check_logit_bias
+from caravan_engine.domain.request_queue import QueueGate, RequestQueue
+from caravan_engine.domain.scheduler import Scheduler
+from caravan_engine.domain.sequence import Sequence as TokenSequence
+from caravan_engine.domain.step import StepPlan
+from caravan_engine.domain.token_sampler import TokenSampler
+from caravan_engine.runtime.detokenizer import Detokenizer
+from caravan_engine.runtime.output_stream import EventPacer, OutputStream, SequenceWriter
+from caravan_engine.runtime.stats import EngineStats, Gauges, StatsSnapshot
+from caravan_engine.runtime.step_runner import StepRunner
+from caravan_rpckit.errors import CaravanError
+
+_log = logging.getLogger(__name__)
+
+Command = Callable[[], object]
+
+
+class EngineLoop:
+    """Runs requests on a backend. Public methods may be called from any thread.
+
+    Everything else happens on the decode thread, which owns the backend and the scheduler. Other
+    threads post commands, which it obeys between two steps; it sleeps while there is nothing to do.
+
+    Args:
+        backend: Computes; the caller closes it after `stop`.
+        limits: What may be promised.
+        notify: Called by the decode thread at most twice a step with the streams that have news.
+        on_fatal: Called by the decode thread when it can't go on; must end the process.
+        pacer: How far apart a stream's events are.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        limits: SchedulerLimits,
+        *,
+        notify: Callable[[Sequence[OutputStream]], None],
+        on_fatal: Callable[[BaseException], None],
+        pacer: EventPacer | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._backend = backend
+        self._limits = limits
+        self._notify = notify
+        self._on_fatal = on_fatal
+        self._pacer = pacer or EventPacer()
+        self._clock = clock
+        self._gate = QueueGate(limits.queue_capacity)
+        self._stats = EngineStats(num_seats=limits.num_seats, num_cells=limits.num_cells)
+        self._scheduler = Scheduler(
+            limits,
+            gate=self._gate,
+            queue=RequestQueue(limits.queue_timeout_s),
+            end_tokens=backend.vocabulary.end_tokens,
+            observer=self._stats,
+        )
+        self._runner = StepRunner(backend)
+        self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._changed: dict[OutputStream, None] = {}
+        self._drains: list[Future[None]] = []
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._run, name="decode", daemon=True)
+
+    # ── any thread ──
+
+    def start(self) -> None:
+        """Starts the decode thread."""
+        self._thread.start()
+
+    def submit(self, request: GenerationRequest) -> OutputStream:
+        """Queues a request and returns its events; close the stream to cancel it.
+
+        Raises:
+            ContextLengthExceededError: if it can never fit.
+            InvalidFieldError: if it biases tokens that don't exist.
+            QueueFullError: if too many wait already.
+            DrainingError: after `drain`.
+        """
+        try:
+            sequence, stream = self._open(request)
+            self._gate.enter()
+        except CaravanError as error:
+            self._stats.refused(error.reason.value.lower())
+            raise
+        self._inbox.put(partial(self._scheduler.submit, sequence))
+        return stream
+
+    def drain(self) -> Future[None]:
+        """Refuses new requests from now on; the future is done when nobody runs or waits."""
+        self._gate.close()
+        drained: Future[None] = Future()
+        self._inbox.put(partial(self._drains.append, drained))
+        return drained
+
+    def end_all(self, error: CaravanError) -> Future[int]:
+        """Ends every request with `error`; the future tells how many there were."""
+        ended: Future[int] = Future()
+        self._inbox.put(lambda: ended.set_result(self._scheduler.end_all(error, self._clock())))
+        return ended
+
+    def stop(self) -> None:
+        """Ends what still runs with DRAINING and waits for the decode thread."""
+        self._gate.close()
+        self._inbox.put(self._stop)
+        self._thread.join()
+
+    def stats(self) -> StatsSnapshot:
+        """Returns the numbers of this moment."""
+        return self._stats.snapshot(num_waiting=self._gate.num_waiting, now=self._clock())
+
+    def _open(self, request: GenerationRequest) -> tuple[TokenSequence, OutputStream]:
+        max_tokens = self._limits.max_tokens(request)
+        check_logit_bias(request.sampling, self._backend.vocabulary)
+        stream = OutputStream(
+            self._pacer,
+            on_read=self._has_read,
+            on_close=lambda: self._inbox.put(partial(self._cancel, sequence)),
+        )
+        detokenizer = Detokenizer(self._backend.vocabulary.pieces, request.stop)
+        sequence = TokenSequence(
+            request,
+            max_tokens=max_tokens,
+            sampler=self._sampler(request),
+            output=SequenceWriter(stream, detokenizer, mark_written=self._mark_written),
+            arrived=self._clock(),
+        )
+        return sequence, stream
+
+    def _sampler(self, request: GenerationRequest) -> TokenSampler:
+        return TokenSampler(
+            request.sampling,
+            seed=request.seed,
+            candidates=self._backend.candidate_filter(request.sampling),
+            history=request.prompt,
+            banned=self._backend.vocabulary.end_tokens if request.ignore_eos else (),
+        )
+
+    def _has_read(self, num_tokens: int) -> None:
+        if num_tokens >= self._limits.max_unread_tokens:
+            self._inbox.put(_look_again)
+
+    # ── the decode thread ──
+
+    def _run(self) -> None:
+        try:
+            while not self._is_stopping:
+                self._turn()
+        except BaseException as error:  # noqa: BLE001 (a silent stall is worse than any end)
+            _log.critical("the decode thread failed", exc_info=error)
+            self._on_fatal(error)
+
+    def _turn(self) -> None:
+        plan = self._scheduler.schedule(self._clock())
+        self._publish()
+        if plan.is_empty:
+            self._rest()
+        else:
+            self._step(plan)
+        while not self._inbox.empty():
+            self._inbox.get()()
+
+    def _step(self, plan: StepPlan) -> None:
+        started = time.perf_counter()
+        result = self._runner.run(plan)
+        if result.failure_code is not None:
+            _log.error("a batch failed", extra={"code": result.failure_code})
+        now = self._clock()
+        self._scheduler.apply(result, now)
+        gauges = self._gauges()
+        self._pacer.update(gauges.num_running)
+        self._stats.stepped(result, time.perf_counter() - started, gauges, now)
+        self._publish()  # last: whoever reads an end finds it in the numbers
+
+    def _rest(self) -> None:
+        """Sleeps until somebody commands something or a time is over."""
+        self._stats.rested(self._gauges())
+        if self._scheduler.is_idle:
+            self._tell_drained()
+        wakeup = self._scheduler.next_wakeup()
+        timeout_s = None if wakeup is None else max(0.0, wakeup - self._clock())
+        try:
+            self._inbox.get(timeout=timeout_s)()
+        except queue.Empty:
+            return
+
+    def _cancel(self, sequence: TokenSequence) -> None:
+        self._scheduler.cancel(sequence, self._clock())
+
+    def _stop(self) -> None:
+        self._scheduler.end_all(DrainingError(), self._clock())
+        self._publish()
+        self._tell_drained()
+        self._is_stopping = True
+
+    def _tell_drained(self) -> None:
+        for drained in self._drains:
+            drained.set_result(None)
+        self._drains.clear()
+
+    def _mark_written(self, stream: OutputStream) -> None:
+        self._changed[stream] = None
+
+    def _publish(self) -> None:
+        if self._changed:
+            self._notify(tuple(self._changed))
+            self._changed.clear()
+
+    def _gauges(self) -> Gauges:
+        running = self._scheduler.running
+        return Gauges(
+            num_running=len(running),
+            num_paused=self._scheduler.num_paused,
+            num_used_cells=sum(sequence.num_computed for sequence in running),
+        )
+
+
+def _look_again() -> None:
+    """Does nothing: that it was posted has woken the decode thread."""
