@@ -18,6 +18,8 @@ from supervision import Program, SupervisionError
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ".venv/bin/python"
+CARAVAN = ".venv/bin/caravan"
+CLIENT_VARIABLES = frozenset({"CARAVAN_ADDRESS", "CARAVAN_API_KEY"})
 QUESTION = "What is Caravan?"
 BUNDLED = "bundled"
 LOG_LINES = 40
@@ -121,7 +123,7 @@ def service_environment(
     environment: Mapping[str, str], data_directory: Path, model: str
 ) -> dict[str, str]:
     """Returns what the services inherit: no client's key, paths that don't depend on a folder."""
-    inherited = {name: text for name, text in environment.items() if name != "CARAVAN_API_KEY"}
+    inherited = {name: text for name, text in environment.items() if name not in CLIENT_VARIABLES}
     inherited["CARAVAN_HOME"] = str(data_directory)
     if model != BUNDLED:
         inherited["CARAVAN_MODEL"] = model
@@ -143,13 +145,11 @@ def make_certificates(deployment: Deployment) -> None:
 
 def first_chat(deployment: Deployment, model: str) -> int:
     """Asks the model a question through the gateway, its answer on the terminal."""
-    environment = dict(os.environ)
-    key = deployment.home / "admin.key"
-    if "CARAVAN_API_KEY" not in environment and key.exists():
-        environment["CARAVAN_API_KEY"] = key.read_text().strip()
+    inherited = {name: text for name, text in os.environ.items() if name not in CLIENT_VARIABLES}
+    environment = {**inherited, "CARAVAN_HOME": str(deployment.home)}
     name = model_name(model)
-    print(f'\n$ .venv/bin/caravan chat -m {name} "{QUESTION}"', flush=True)
-    command = [".venv/bin/caravan", "chat", "-m", name, QUESTION]
+    print(f'\n$ {CARAVAN} chat -m {name} "{QUESTION}"', flush=True)
+    command = [CARAVAN, "chat", "-m", name, QUESTION]
     status = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
     if status != 0:
         print("\nThe services run, but the first chat failed: `make logs`", file=sys.stderr)
@@ -170,7 +170,7 @@ Caravan listens on localhost:50051. Try next:
   grpcurl -plaintext -H "authorization: Bearer $(cat {key})" \\
     -d '{body}' \\
     localhost:50051 caravan.inference.v1.InferenceService/StreamGenerate
-  .venv/bin/caravan chat -m {name} "{QUESTION}"
+  {CARAVAN} chat -m {name} "{QUESTION}"
   curl -s localhost:9090/metrics | grep llama_tokens_generated_total
   make status, make logs, make stop""")
 

@@ -1,23 +1,14 @@
 import os
 import socket
 import stat
-import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 
-from deployment import Deployment, DeploymentError
-from probes import ask_readiness, pick_free_port
-from supervision import Program, State, SupervisionError
-
-DUMMY = Path(__file__).with_name("dummy_service.py")
-
-
-def dummy(name, behaviour="ready", **ports):
-    port = pick_free_port()
-    return Program(name, (sys.executable, str(DUMMY), str(port), behaviour), ops_port=port, **ports)
+from deployment import DeploymentError
+from probes import ask_readiness
+from supervision import State, SupervisionError
 
 
 def eventually(condition, timeout_s=20.0):
@@ -25,20 +16,6 @@ def eventually(condition, timeout_s=20.0):
     while not condition():
         assert time.monotonic() < deadline_s, "it never came true"
         time.sleep(0.05)
-
-
-@pytest.fixture
-def deploy(tmp_path):
-    """Returns a function that makes a deployment, and ends all of them afterwards."""
-    made = []
-
-    def make(*programs, home=tmp_path / "data directory"):
-        made.append(Deployment(tmp_path, home, programs))
-        return made[-1]
-
-    yield make
-    for deployment in made:
-        deployment.stop()
 
 
 def start(deployment, model="bundled"):
@@ -49,7 +26,7 @@ def pids(deployment):
     return {state.name: state.pid for state in deployment.supervisor.states()}
 
 
-def test_all_programs_become_ready_and_each_is_named(deploy, capsys):
+def test_all_programs_become_ready_and_each_is_named(deploy, dummy, capsys):
     deployment = deploy(dummy("policy"), dummy("engine"))
 
     start(deployment, model="/models/tiny.gguf")
@@ -61,7 +38,7 @@ def test_all_programs_become_ready_and_each_is_named(deploy, capsys):
     assert deployment.model() == "/models/tiny.gguf"
 
 
-def test_stop_ends_supervisord_and_every_program(deploy, capsys):
+def test_stop_ends_supervisord_and_every_program(deploy, dummy, capsys):
     deployment = deploy(dummy("policy"), dummy("engine"))
     start(deployment)
     deployment.wait_until_ready()
@@ -75,13 +52,13 @@ def test_stop_ends_supervisord_and_every_program(deploy, capsys):
     assert capsys.readouterr().out.endswith("stopped\n")
 
 
-def test_stop_without_a_run_says_so(deploy, capsys):
+def test_stop_without_a_run_says_so(deploy, dummy, capsys):
     deploy(dummy("policy")).stop()
 
     assert capsys.readouterr().out == "Caravan isn't running\n"
 
 
-def test_a_killed_program_is_started_again(deploy):
+def test_a_killed_program_is_started_again(deploy, dummy):
     deployment = deploy(dummy("engine"))
     start(deployment)
     deployment.wait_until_ready()
@@ -93,7 +70,7 @@ def test_a_killed_program_is_started_again(deploy):
     deployment.wait_until_ready()
 
 
-def test_a_program_that_cannot_start_is_named_with_its_last_words_and_can_be_tried_again(deploy):
+def test_a_program_that_cannot_start_is_named_and_can_be_tried_again(deploy, dummy):
     deployment = deploy(dummy("policy"), dummy("engine", "broken"))
     start(deployment)
 
@@ -105,7 +82,7 @@ def test_a_program_that_cannot_start_is_named_with_its_last_words_and_can_be_tri
     assert deployment.supervisor.states()[1].state is not State.FATAL
 
 
-def test_a_program_that_never_gets_ready_ends_the_wait(deploy):
+def test_a_program_that_never_gets_ready_ends_the_wait(deploy, dummy):
     deployment = deploy(dummy("engine", "loading"))
     start(deployment)
 
@@ -113,7 +90,7 @@ def test_a_program_that_never_gets_ready_ends_the_wait(deploy):
         deployment.wait_until_ready(timeout_s=1)
 
 
-def test_a_taken_port_is_refused_by_name_of_both_sides(deploy):
+def test_a_taken_port_is_refused_by_name_of_both_sides(deploy, dummy):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         deployment = deploy(dummy("gateway", ports=(port,)))
@@ -127,7 +104,7 @@ def test_a_taken_port_is_refused_by_name_of_both_sides(deploy):
     assert not deployment.supervisor.is_running()
 
 
-def test_what_a_killed_supervisord_leaves_behind_is_refused_then_ended(deploy, capsys):
+def test_what_a_killed_supervisord_leaves_behind_is_refused_then_ended(deploy, dummy, capsys):
     deployment = deploy(dummy("engine"))
     start(deployment)
     deployment.wait_until_ready()
@@ -143,7 +120,7 @@ def test_what_a_killed_supervisord_leaves_behind_is_refused_then_ended(deploy, c
     assert capsys.readouterr().out.endswith("ended 1 processes of an earlier run\n")
 
 
-def test_a_very_deep_data_directory_with_spaces_works(deploy, tmp_path):
+def test_a_very_deep_data_directory_with_spaces_works(deploy, dummy, tmp_path):
     home = tmp_path / "a folder" / ("x" * 120) / ("y" * 120)
     deployment = deploy(dummy("engine"), home=home)
 
@@ -153,14 +130,14 @@ def test_a_very_deep_data_directory_with_spaces_works(deploy, tmp_path):
     assert deployment.supervisor.log_of(deployment.programs[0]).exists()
 
 
-def test_a_percent_sign_in_the_path_is_refused(deploy, tmp_path):
+def test_a_percent_sign_in_the_path_is_refused(deploy, dummy, tmp_path):
     deployment = deploy(dummy("engine"), home=tmp_path / "100%")
 
     with pytest.raises(SupervisionError, match="has a % in it"):
         start(deployment)
 
 
-def test_only_this_user_can_read_the_password(deploy):
+def test_only_this_user_can_read_the_password(deploy, dummy):
     deployment = deploy(dummy("engine"))
     start(deployment)
 
@@ -171,7 +148,7 @@ def test_only_this_user_can_read_the_password(deploy):
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-def test_another_deployments_supervisord_on_the_same_port_is_not_taken_for_ours(deploy, tmp_path):
+def test_a_strangers_supervisord_is_not_taken_for_ours(deploy, dummy, tmp_path):
     ours = deploy(dummy("engine"))
     other = deploy(dummy("engine"), home=tmp_path / "other")
     start(ours)

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 import local
@@ -47,3 +49,72 @@ def test_hints_name_the_model_and_the_key(tmp_path, capsys):
 def test_an_unknown_command_is_refused(capsys):
     assert local.main(["explode"]) == 2
     assert "Usage" in capsys.readouterr().err
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch, dummy, deploy):
+    """A machine with two dummy services and a client that repeats its arguments."""
+    programs = (dummy("policy"), dummy("engine"))
+    client = tmp_path / "caravan"
+    client.write_text(f"#!{sys.executable}\nimport sys; print('asked', *sys.argv[1:], flush=True)")
+    client.chmod(0o755)
+    monkeypatch.setattr(local, "PROGRAMS", programs)
+    monkeypatch.setattr(local, "PYTHON", sys.executable)
+    monkeypatch.setattr(local, "CARAVAN", str(client))
+    monkeypatch.setenv("CARAVAN_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("CARAVAN_MODEL", raising=False)
+    deploy(*programs, home=tmp_path / "home")
+    return client
+
+
+def test_up_waits_asks_and_says_what_to_try_then_finds_everything_running(machine, capfd):
+    assert local.main(["up"]) == 0
+    first = capfd.readouterr().out
+    assert local.main(["up"]) == 0
+    second = capfd.readouterr().out
+
+    order = ["policy     ready", "asked chat -m bundled What is Caravan?", "Try next"]
+    places = [first.index(words) for words in order]
+    assert places == sorted(places)
+    assert "everything runs already" in second
+    assert "asked" not in second
+
+
+def test_another_model_than_the_running_one_is_refused(machine, tmp_path, monkeypatch, capfd):
+    assert local.main(["up"]) == 0
+    model = tmp_path / "other.gguf"
+    model.touch()
+    monkeypatch.setenv("CARAVAN_MODEL", str(model))
+
+    assert local.main(["up"]) == 1
+
+    assert "Caravan runs already, with bundled. `make restart`" in capfd.readouterr().err
+
+
+def test_a_first_chat_that_fails_is_a_failure_of_up(machine, capfd):
+    machine.write_text(f"#!{sys.executable}\nraise SystemExit(7)")
+
+    assert local.main(["up"]) == 7
+
+    assert "the first chat failed" in capfd.readouterr().err
+
+
+def test_status_tells_a_running_deployment_from_a_stopped_one(machine, capfd):
+    assert local.main(["status"]) == 1
+    assert local.main(["up"]) == 0
+    assert local.main(["status"]) == 0
+    assert local.main(["down"]) == 0
+    assert local.main(["status"]) == 1
+
+    output = capfd.readouterr().out
+    assert output.count("Caravan isn't running: `make run`") == 2
+    assert output.count("engine     ") == 2
+
+
+def test_logs_show_one_service_or_all(machine, capfd):
+    assert local.main(["up"]) == 0
+    capfd.readouterr()
+
+    assert local.main(["logs"]) == 0
+    assert "engine.log" in capfd.readouterr().out
+    assert local.main(["logs", "nobody"]) == 1
