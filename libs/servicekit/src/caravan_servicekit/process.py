@@ -54,6 +54,8 @@ def run_main(
     create: Callable[[S], Application],
     arguments: Sequence[str] | None = None,
     environment: Mapping[str, str] | None = None,
+    *,
+    until: Callable[[], Awaitable[object]] | None = None,
 ) -> int:
     """Loads the settings and runs the service, or prints what the arguments ask for.
 
@@ -62,6 +64,7 @@ def run_main(
         create: builds the application; configures logging first.
         arguments: flags, without the program's name; those of the process by default.
         environment: variables; those of the process by default.
+        until: see `run_service`.
 
     Returns:
         The process's exit code.
@@ -79,7 +82,7 @@ def run_main(
     except Exception as error:  # noqa: BLE001 (reported and turned into the exit code)
         return _report(error)
     _log.info("starting", extra={"service": settings.service, "settings": masked(settings)})
-    return run_service(application)
+    return run_service(application, until=until)
 
 
 def run_service(
