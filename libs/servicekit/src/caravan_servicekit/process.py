@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, Protocol, TypeVar
@@ -192,5 +191,6 @@ def _report(error: Exception) -> ExitCode:
     if isinstance(error, CaravanError):
         print(f"{error.reason}: {error.message}", file=sys.stderr)
         return ExitCode.CANNOT_START
-    traceback.print_exception(error)
+    # The hook prints the traceback, or logs it redacted where logging is set up so.
+    sys.excepthook(type(error), error, error.__traceback__)
     return ExitCode.UNEXPECTED

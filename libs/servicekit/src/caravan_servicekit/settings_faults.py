@@ -41,8 +41,8 @@ class SettingsError(CaravanError):
 def unknown_setting(name: str, origin: str, known: Sequence[str]) -> SettingsFault:
     """A fault for a name that no setting has; never shows its value, which may be a secret."""
     close = get_close_matches(name, known, n=1, cutoff=0.75)
-    hint = f"did you mean {close[0]}?" if close else "see --help-settings"
-    return SettingsFault(name, f"unknown setting ({origin})", hint)
+    hint = f", did you mean {close[0]}?" if close else ""
+    return SettingsFault(name, f"unknown setting ({origin}){hint}", "what --help-settings lists")
 
 
 def validation_faults(

@@ -132,13 +132,13 @@ def test_all_faults_of_all_sources_are_reported_at_once(tmp_path):
     )
     assert {name: fault.allowed for name, fault in faults.items()} == {
         "server.drain_s": "number, at least 0",
-        "server.prot": "did you mean server.port?",
+        "server.prot": "what --help-settings lists",
         "argument 7": "--section.field VALUE",
         "store.mode": "one of fast, safe",
-        "stoer.mode": "did you mean store.mode?",
-        "polcy": "did you mean policy?",
+        "stoer.mode": "what --help-settings lists",
+        "polcy": "what --help-settings lists",
         "server.port": "integer, at least 0, at most 65535",
-        "server.x.y": "see --help-settings",
+        "server.x.y": "what --help-settings lists",
     }
     assert faults["server.port"].given == f"given 70000 (file {tmp_path / 'caravan.toml'})"
     assert faults["server.drain_s"].given == "given 'soon' (flag --server.drain_s)"
