@@ -1,0 +1,1 @@
+"""Other processes that the engine host talks to: its workers and telemetry."""

@@ -1,0 +1,97 @@
+"""The host's calls to its own workers: draining them and watching their numbers."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+import grpc
+import grpc.aio
+
+from caravan.engine.v1 import worker_service_pb2 as worker_pb
+from caravan.engine.v1 import worker_service_pb2_grpc as worker_grpc
+from caravan.engine.v1 import worker_stats_pb2 as stats_pb
+from caravan_engine.host.broadcast import Broadcast
+from caravan_engine.host.models import Picture
+from caravan_rpckit.channel import open_channel
+from caravan_rpckit.tls import TlsIdentity
+
+_log = logging.getLogger(__name__)
+
+_RETRY_S = 1.0
+_DRAIN_MARGIN_S = 5.0
+
+
+class WorkerClient:
+    """Opens channels to workers by port; all show the engine's certificate."""
+
+    def __init__(self, host: str, tls: TlsIdentity) -> None:
+        self._host = host
+        self._tls = tls
+
+    def channel(self, port: int) -> grpc.aio.Channel:
+        """Opens a channel to the worker on `port`."""
+        address = f"{self._host}:{port}"
+        return open_channel(address, tls=self._tls, server_name="engine")
+
+    async def drain(self, port: int, timeout_s: float) -> int:
+        """Drains the worker on `port`; returns how many requests it had to end.
+
+        A worker that can't be reached, or dies meanwhile, has nothing left to drain.
+        """
+        request = worker_pb.DrainRequest(timeout_ms=round(timeout_s * 1000))
+        try:
+            async with self.channel(port) as channel:
+                stub = worker_grpc.WorkerServiceStub(channel)
+                answer = await stub.Drain(request, timeout=timeout_s + _DRAIN_MARGIN_S)
+        except grpc.aio.AioRpcError as error:
+            _log.warning(
+                "draining a worker failed", extra={"port": port, "code": error.code().name}
+            )
+            return 0
+        return int(answer.ended_request_count)
+
+
+class StatsWatch:
+    """Holds the latest numbers of each live worker.
+
+    `latest` may be called from any thread; all else belongs to the event loop.
+    """
+
+    def __init__(
+        self, picture: Broadcast[Picture], channel: Callable[[int], grpc.aio.Channel]
+    ) -> None:
+        self._picture = picture
+        self._channel = channel
+        self._latest: dict[str, stats_pb.WorkerStats] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def latest(self) -> list[stats_pb.WorkerStats]:
+        """The newest numbers of all workers that are ready."""
+        return list(self._latest.values())
+
+    async def run(self) -> None:
+        """Follows workers as they come and go, until cancelled or the picture ends."""
+        try:
+            async for picture in self._picture.watch():
+                self._follow({end.worker_id: end.port for end in picture.endpoints})
+        finally:
+            self._follow({})
+
+    def _follow(self, ports: dict[str, int]) -> None:
+        for worker_id in set(self._tasks) - set(ports):
+            self._tasks.pop(worker_id).cancel()
+            self._latest.pop(worker_id, None)
+        for worker_id, port in ports.items():
+            if worker_id not in self._tasks:
+                self._tasks[worker_id] = asyncio.create_task(self._watch(worker_id, port))
+
+    async def _watch(self, worker_id: str, port: int) -> None:
+        while True:
+            # A worker that dies is the supervisor's business; here it only stops talking.
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                async with self._channel(port) as channel:
+                    stub = worker_grpc.WorkerServiceStub(channel)
+                    async for answer in stub.WatchStats(worker_pb.WatchStatsRequest()):
+                        self._latest[worker_id] = answer.stats
+            await asyncio.sleep(_RETRY_S)

@@ -1,0 +1,260 @@
+"""One model between the order to load it and the end of its unloading."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from caravan_engine.domain.errors import ModelFileInvalidError, ModelLoadFailedError
+from caravan_engine.host.broadcast import Broadcast
+from caravan_engine.host.errors import LoadAbandonedError
+from caravan_engine.host.models import EndpointView, LoadProgress, ModelState, ReplicaView
+from caravan_engine.host.placement import MemoryBudget
+from caravan_engine.host.registry import ModelFile
+from caravan_engine.host.supervisor import (
+    Drain,
+    ReplicaState,
+    ReplicaStatus,
+    StartFailure,
+    Supervisor,
+)
+from caravan_engine.worker.control import LoadPhase, Progress
+from caravan_rpckit.errors import CaravanError, Reason
+
+_log = logging.getLogger(__name__)
+
+_MAX_PROGRESS_WATCHERS = 64
+
+
+class DigestStore(Protocol):
+    """Remembers digests; see `storage.digest_cache`."""
+
+    def get(self, file: ModelFile) -> str | None:
+        """The digest of the file as it is now, if known."""
+
+    def put(self, file: ModelFile, digest: str) -> None:
+        """Remembers it."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOrder:
+    """Which worker to start."""
+
+    model: str
+    path: Path
+    digest: str
+    replica_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadTools:
+    """What loading needs of the outside.
+
+    `hash_file` and `needed_bytes` block and are called in threads; `needed_bytes` and
+    `supervise` raise CaravanError for a file that can't be served.
+    """
+
+    digests: DigestStore
+    hash_file: Callable[[ModelFile, Callable[[float], None], threading.Event], str]
+    needed_bytes: Callable[[ModelFile], int]
+    budget: MemoryBudget
+    supervise: Callable[[WorkerOrder, Callable[[], None], Callable[[Progress], None]], Supervisor]
+    drain: Drain
+
+
+class ServedModel:
+    """Loads one model and answers for it. Belongs to the event loop.
+
+    `on_change` is called whenever a view of the model may have changed.
+    """
+
+    def __init__(self, file: ModelFile, tools: LoadTools, on_change: Callable[[], None]) -> None:
+        self.file = file
+        self.digest = ""
+        self._tools = tools
+        self._on_change = on_change
+        self._progress = _progress_from(LoadProgress(LoadPhase.VERIFYING, 0.0))
+        self._failure: CaravanError | None = None
+        self._supervisor: Supervisor | None = None
+        self._abandoned = threading.Event()
+        self._unloading: asyncio.Task[int] | None = None
+        self._ended = False
+        self._load = asyncio.create_task(self._bring_up(), name=f"load-{file.name}")
+        self._load.add_done_callback(self._note_crash)
+
+    @property
+    def progress(self) -> Broadcast[LoadProgress]:
+        """How the load under way, or the latest one, goes; closed at its end."""
+        return self._progress
+
+    @property
+    def failure(self) -> CaravanError | None:
+        """Why the model can't be served, when it can't."""
+        return self._failure
+
+    @property
+    def is_unloading(self) -> bool:
+        """Whether it is on its way out."""
+        return self._unloading is not None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is unloaded: nothing of it is left."""
+        return self._ended
+
+    @property
+    def status(self) -> ReplicaStatus | None:
+        """Its replica, once one was started."""
+        return None if self._supervisor is None else self._supervisor.status
+
+    def state(self) -> tuple[ModelState, str]:
+        """Sums up, with the reason where it isn't ready."""
+        status = self.status
+        if self._unloading is not None:
+            return ModelState.DRAINING, ""
+        if self._failure is not None:
+            return ModelState.FAILED, self._failure.message
+        if status is not None and status.state is ReplicaState.READY:
+            return ModelState.READY, ""
+        return ModelState.LOADING, status.detail if status is not None else ""
+
+    def replicas(self) -> tuple[ReplicaView, ...]:
+        """Its workers."""
+        status = self.status
+        if status is None or status.state is ReplicaState.ENDED:
+            return ()
+        return (
+            ReplicaView(0, status.state, status.restart_count, status.detail, status.process_id),
+        )
+
+    def endpoints(self) -> tuple[EndpointView, ...]:
+        """Its workers that take requests."""
+        status = self.status
+        if status is None or status.state is not ReplicaState.READY or self.is_unloading:
+            return ()
+        if status.worker_id is None or status.port is None:
+            return ()
+        return (EndpointView(self.file.name, self.digest, 0, status.worker_id, status.port),)
+
+    async def unload(self, timeout_s: float) -> int:
+        """Ends it, letting requests finish for `timeout_s`; returns how many were ended.
+
+        Called again, it waits for the first call's work. A caller that leaves doesn't stop it.
+        """
+        if self._unloading is None:
+            self._unloading = asyncio.create_task(
+                self._take_down(timeout_s), name=f"unload-{self.file.name}"
+            )
+            self._on_change()
+        return await asyncio.shield(self._unloading)
+
+    async def _bring_up(self) -> None:
+        try:
+            self.file.require_sound()
+            self.digest = await self._verify()
+            await self._plan()
+            order = WorkerOrder(self.file.name, self.file.path, self.digest, 0)
+            self._supervisor = self._tools.supervise(order, self._follow, self._report)
+        except CaravanError as error:
+            self._fail(error)
+            return
+        self._publish(phase=LoadPhase.LOADING, fraction=0.0)
+        self._supervisor.start()
+
+    async def _verify(self) -> str:
+        known = self._tools.digests.get(self.file)
+        if known is not None:
+            return known
+        loop = asyncio.get_running_loop()
+
+        def report(fraction: float) -> None:
+            loop.call_soon_threadsafe(self._report_verifying, fraction)
+
+        digest = await asyncio.to_thread(self._tools.hash_file, self.file, report, self._abandoned)
+        self._tools.digests.put(self.file, digest)
+        return digest
+
+    def _report_verifying(self, fraction: float) -> None:
+        if self._progress.value.phase is LoadPhase.VERIFYING:
+            self._publish(phase=LoadPhase.VERIFYING, fraction=fraction)
+
+    async def _plan(self) -> None:
+        self._publish(phase=LoadPhase.PLANNING, fraction=0.0)
+        needed_bytes = await asyncio.to_thread(self._tools.needed_bytes, self.file)
+        budget_bytes = self._tools.budget.free_bytes
+        self._tools.budget.reserve(self.file.name, needed_bytes)
+        self._progress.publish(LoadProgress(LoadPhase.PLANNING, 1.0, needed_bytes, budget_bytes))
+
+    async def _take_down(self, timeout_s: float) -> int:
+        self._abandoned.set()
+        self._load.cancel()
+        await asyncio.wait({self._load})
+        ended = 0
+        if self._supervisor is not None:
+            ended = await self._supervisor.stop(self._tools.drain, timeout_s)
+        self._tools.budget.release(self.file.name)
+        if self._failure is None and not self._progress.closed:
+            self._failure = LoadAbandonedError(self.file.name)
+        self._progress.close()
+        self._ended = True
+        self._on_change()
+        return ended
+
+    def _report(self, progress: Progress) -> None:
+        self._publish(phase=progress.phase, fraction=progress.fraction)
+
+    def _follow(self) -> None:
+        """Called at each change of the replica."""
+        status = self.status
+        if status is not None and not self.is_unloading:
+            self._follow_state(status.state)
+        self._on_change()
+
+    def _follow_state(self, state: ReplicaState) -> None:
+        if state is ReplicaState.READY:
+            self._publish(phase=LoadPhase.READY, fraction=1.0)
+            self._progress.close()
+        elif state is ReplicaState.FAILED:
+            self._fail(self._load_error())
+        elif self._progress.closed:
+            again = replace(self._progress.value, phase=LoadPhase.LOADING, fraction=0.0)
+            self._progress = _progress_from(again)
+
+    def _load_error(self) -> CaravanError:
+        failure = self._supervisor.failure if self._supervisor is not None else None
+        return load_error(self.file.name, failure)
+
+    def _fail(self, error: CaravanError) -> None:
+        self._tools.budget.release(self.file.name)
+        self._failure = error
+        self._progress.close()
+        _log.error("model failed", extra={"model": self.file.name, "reason": error.reason.value})
+        self._on_change()
+
+    def _note_crash(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            _log.error("loading crashed", extra={"model": self.file.name}, exc_info=error)
+            failure = StartFailure(Reason.INTERNAL, "unexpectedly; see the engine's log")
+            self._fail(load_error(self.file.name, failure))
+
+    def _publish(self, *, phase: LoadPhase, fraction: float) -> None:
+        self._progress.publish(replace(self._progress.value, phase=phase, fraction=fraction))
+
+
+def load_error(name: str, failure: StartFailure | None) -> CaravanError:
+    """The error that clients get for a model whose workers never became ready."""
+    if failure is None:
+        return ModelLoadFailedError(f"model {name!r} failed", metadata={"model": name})
+    message = f"model {name!r} could not be loaded: {failure.message}"
+    if failure.reason is Reason.MODEL_FILE_INVALID:
+        return ModelFileInvalidError(message, metadata={**failure.metadata, "model": name})
+    metadata = {**failure.metadata, "model": name, "cause": failure.reason.value}
+    return ModelLoadFailedError(message, metadata=metadata)
+
+
+def _progress_from(first: LoadProgress) -> Broadcast[LoadProgress]:
+    return Broadcast(first, max_watchers=_MAX_PROGRESS_WATCHERS)

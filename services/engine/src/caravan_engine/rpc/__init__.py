@@ -1,0 +1,1 @@
+"""Servicers and the conversion between protos and the engine's own values."""

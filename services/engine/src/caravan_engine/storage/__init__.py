@@ -1,0 +1,1 @@
+"""What the engine host reads and keeps on disk."""

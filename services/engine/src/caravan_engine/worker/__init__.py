@@ -1,0 +1,1 @@
+"""One worker process: a single model, served over gRPC, told apart from its host by exec."""

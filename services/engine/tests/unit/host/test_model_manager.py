@@ -1,0 +1,360 @@
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from caravan_engine.domain.errors import (
+    ModelFileInvalidError,
+    ModelLoadFailedError,
+    ModelTooLargeError,
+)
+from caravan_engine.host.errors import (
+    HostDrainingError,
+    LoadAbandonedError,
+    UnknownModelError,
+)
+from caravan_engine.host.model_manager import ModelManager
+from caravan_engine.host.models import ModelState
+from caravan_engine.host.placement import MemoryBudget
+from caravan_engine.host.registry import ModelFile, Registry
+from caravan_engine.host.restart_policy import RestartPolicy, RestartRules
+from caravan_engine.host.served_model import LoadTools
+from caravan_engine.host.supervisor import Supervisor, SupervisorTimes
+from caravan_engine.worker.control import (
+    ControlEvent,
+    Failed,
+    LoadPhase,
+    ModelDetails,
+    Progress,
+    Ready,
+)
+from caravan_rpckit.errors import Reason
+
+DETAILS = ModelDetails(
+    architecture="llama",
+    description="fake",
+    context_tokens=64,
+    cell_count=128,
+    vocabulary_size=10,
+    layer_count=2,
+    has_chat_template=False,
+)
+
+
+class FakeWorker:
+    """A worker whose events a test sends."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.sent: asyncio.Queue[ControlEvent | None] = asyncio.Queue()
+        self.ended = False
+
+    async def events(self) -> AsyncIterator[ControlEvent]:
+        while (event := await self.sent.get()) is not None:
+            yield event
+
+    async def end(self, grace_s: float) -> str:
+        self.ended = True
+        return "ended"
+
+
+class Digests:
+    def __init__(self) -> None:
+        self.known: dict[str, str] = {}
+
+    def get(self, file):
+        return self.known.get(file.name)
+
+    def put(self, file, digest):
+        self.known[file.name] = digest
+
+
+class World:
+    """Models on a pretended disk, workers that do as told."""
+
+    def __init__(self) -> None:
+        self.files = {name: ModelFile(name, Path(f"/models/{name}.gguf"), 10) for name in "abc"}
+        self.files["broken"] = ModelFile("broken", Path("/x"), fault="does not exist")
+        self.sizes = {"a": 60, "b": 60, "c": 10}
+        self.workers: list[FakeWorker] = []
+        self.worker_started = asyncio.Event()
+        self.drained: list[float] = []
+        self.drain_gate = asyncio.Event()
+        self.drain_gate.set()
+        self.hash_gate = threading.Event()
+        self.hash_gate.set()
+        self.budget = MemoryBudget(100)
+        registry = Registry([lambda: self.files.values()], {"first": Path("/models/a.gguf")})
+        tools = LoadTools(
+            digests=Digests(),
+            hash_file=self._hash,
+            needed_bytes=lambda file: self.sizes[file.name],
+            budget=self.budget,
+            supervise=self._supervise,
+            drain=self._drain,
+        )
+        self.manager = ModelManager(registry, tools, max_watchers=8)
+
+    def _hash(self, file, on_progress, abandoned):
+        on_progress(0.5)
+        while not self.hash_gate.wait(0.01):
+            if abandoned.is_set():
+                raise LoadAbandonedError(file.name)
+        return "d" * 64
+
+    def _supervise(self, order, on_change, on_progress):
+        return Supervisor(
+            order.model,
+            self._launch,
+            policy=RestartPolicy(RestartRules(initial_backoff_s=0.001)),
+            times=SupervisorTimes(),
+            on_change=on_change,
+            on_progress=on_progress,
+        )
+
+    async def _launch(self, _worker_id):
+        worker = FakeWorker(len(self.workers) + 100)
+        self.workers.append(worker)
+        self.worker_started.set()
+        return worker
+
+    async def _drain(self, _port, timeout_s):
+        self.drained.append(timeout_s)
+        await self.drain_gate.wait()
+        return 2
+
+    async def worker(self, index: int) -> FakeWorker:
+        async with asyncio.timeout(10):
+            while len(self.workers) <= index:
+                self.worker_started.clear()
+                await self.worker_started.wait()
+        return self.workers[index]
+
+    async def load(self, name: str) -> None:
+        index = len(self.workers)
+        task = asyncio.create_task(self.collect(name))
+        (await self.worker(index)).sent.put_nowait(Ready(port=7000 + index, details=DETAILS))
+        await task
+
+    async def collect(self, name: str):
+        return [progress async for _, progress in self.manager.load(name)]
+
+    async def until(self, condition):
+        async with asyncio.timeout(10):
+            async for picture in self.manager.picture.watch():
+                if condition(picture):
+                    return picture
+        raise AssertionError("the picture ended")
+
+    def state(self, name: str):
+        return self.manager.view(name).state
+
+
+@pytest.fixture
+async def world():
+    world = World()
+    await world.manager.refresh()
+    yield world
+    world.drain_gate.set()
+    await world.manager.shut_down(0)
+
+
+async def test_all_models_are_listed_by_name_with_their_state(world):
+    models = await world.manager.list_models()
+
+    assert [model.name for model in models] == ["a", "b", "broken", "c"]
+    assert models[0].aliases == ("first",)
+    assert models[0].state is ModelState.UNLOADED
+    assert (models[2].state, models[2].detail) == (ModelState.FAILED, "the file does not exist")
+
+
+async def test_an_unknown_model_is_named_in_the_error(world):
+    with pytest.raises(UnknownModelError) as error:
+        await world.manager.get_model("nope")
+
+    assert error.value.metadata == {"model": "nope"}
+
+
+async def test_loading_goes_through_its_phases_to_ready(world):
+    task = asyncio.create_task(world.collect("first"))
+    worker = await world.worker(0)
+    worker.sent.put_nowait(Progress(phase=LoadPhase.WARMING_UP, fraction=0.0))
+    worker.sent.put_nowait(Ready(port=7000, details=DETAILS))
+    steps = await task
+
+    phases = list(dict.fromkeys(step.phase for step in steps))
+    assert phases[-1] is LoadPhase.READY
+    assert phases == sorted(phases, key=list(LoadPhase).index)
+    assert (steps[-1].needed_bytes, steps[-1].budget_bytes) == (60, 100)
+    view = world.manager.view("a")
+    assert (view.state, view.digest, view.details) == (ModelState.READY, "d" * 64, DETAILS)
+
+
+async def test_a_ready_model_is_an_endpoint(world):
+    await world.load("a")
+
+    (endpoint,) = world.manager.picture.value.endpoints
+    assert (endpoint.model, endpoint.port, endpoint.digest) == ("a", 7000, "d" * 64)
+
+
+async def test_callers_that_load_the_same_model_share_one_load(world):
+    tasks = [asyncio.create_task(world.collect("a")) for _ in range(5)]
+    (await world.worker(0)).sent.put_nowait(Ready(port=7000, details=DETAILS))
+
+    assert {steps[-1].phase for steps in await asyncio.gather(*tasks)} == {LoadPhase.READY}
+    assert len(world.workers) == 1
+
+
+async def test_a_caller_that_leaves_does_not_stop_the_load(world):
+    task = asyncio.create_task(world.collect("a"))
+    worker = await world.worker(0)
+    task.cancel()
+    await asyncio.wait({task})
+    worker.sent.put_nowait(Ready(port=7000, details=DETAILS))
+
+    picture = await world.until(lambda picture: picture.endpoints)
+    assert picture.endpoints[0].model == "a"
+
+
+async def test_loading_a_ready_model_answers_at_once(world):
+    await world.load("a")
+
+    assert [step.phase for step in await world.collect("a")] == [LoadPhase.READY]
+    assert len(world.workers) == 1
+
+
+async def test_a_model_over_the_budget_starts_no_worker(world):
+    await world.load("a")
+
+    with pytest.raises(ModelTooLargeError) as refused:
+        await world.collect("b")
+
+    assert refused.value.metadata == {"needed_bytes": "60", "budget_bytes": "40"}
+    assert world.state("b") is ModelState.FAILED
+    assert len(world.workers) == 1
+
+
+async def test_unloading_makes_room_for_another(world):
+    await world.load("a")
+    await world.manager.unload("a", 5)
+    await world.load("b")
+
+    assert world.state("b") is ModelState.READY
+
+
+async def test_a_faulty_file_is_refused_before_anything_is_started(world):
+    with pytest.raises(ModelFileInvalidError):
+        await world.collect("broken")
+
+    assert world.workers == []
+
+
+async def test_a_worker_that_never_becomes_ready_fails_the_load_with_its_reason(world):
+    task = asyncio.create_task(world.collect("a"))
+    for index in range(3):
+        worker = await world.worker(index)
+        worker.sent.put_nowait(Failed(reason=Reason.MODEL_LOAD_FAILED, message="no tensors"))
+        worker.sent.put_nowait(None)
+    with pytest.raises(ModelLoadFailedError) as failed:
+        await task
+
+    assert "no tensors" in failed.value.message
+    view = world.manager.view("a")
+    assert view.state is ModelState.FAILED
+    assert "no tensors" in view.detail
+    assert world.budget.free_bytes == 100
+
+
+async def test_a_failed_model_can_be_loaded_again(world):
+    task = asyncio.create_task(world.collect("a"))
+    for index in range(3):
+        (await world.worker(index)).sent.put_nowait(None)
+    with pytest.raises(ModelLoadFailedError):
+        await task
+
+    await world.load("a")
+
+    assert world.state("a") is ModelState.READY
+
+
+async def test_a_dead_worker_leaves_the_picture_until_its_successor_is_ready(world):
+    await world.load("a")
+    first = world.manager.picture.value.endpoints[0]
+    world.workers[0].sent.put_nowait(None)
+
+    picture = await world.until(lambda picture: not picture.endpoints)
+    assert picture.models[0].state is ModelState.LOADING
+
+    loading = asyncio.create_task(world.collect("a"))
+    (await world.worker(1)).sent.put_nowait(Ready(port=7009, details=DETAILS))
+    await loading
+    second = world.manager.picture.value.endpoints[0]
+    assert (second.port, second.worker_id != first.worker_id) == (7009, True)
+    assert world.manager.view("a").replicas[0].restart_count == 1
+
+
+async def test_unloading_takes_the_endpoint_away_before_it_drains(world):
+    await world.load("a")
+    world.drain_gate.clear()
+    task = asyncio.create_task(world.manager.unload("a", 7))
+
+    picture = await world.until(lambda picture: not picture.endpoints)
+    assert picture.models[0].state is ModelState.DRAINING
+    assert not world.workers[0].ended
+    world.drain_gate.set()
+    view, ended = await task
+
+    assert (view.state, ended, world.drained) == (ModelState.UNLOADED, 2, [7])
+    assert world.workers[0].ended
+
+
+async def test_unloading_what_is_not_loaded_changes_nothing(world):
+    view, ended = await world.manager.unload("a", 1)
+
+    assert (view.state, ended) == (ModelState.UNLOADED, 0)
+
+
+async def test_an_unload_whose_caller_leaves_goes_on_and_the_model_loads_again(world):
+    await world.load("a")
+    world.drain_gate.clear()
+    task = asyncio.create_task(world.manager.unload("a", 7))
+    await world.until(lambda picture: not picture.endpoints)
+    task.cancel()
+    await asyncio.wait({task})
+    world.drain_gate.set()
+    await world.load("a")
+
+    assert world.state("a") is ModelState.READY
+    assert len(world.workers) == 2
+
+
+async def test_unloading_during_a_load_ends_it_with_an_error_for_who_waits(world):
+    world.hash_gate.clear()
+    loading = asyncio.create_task(world.collect("a"))
+    await world.until(lambda picture: picture.models[0].state is ModelState.LOADING)
+    await world.manager.unload("a", 1)
+
+    with pytest.raises(LoadAbandonedError):
+        await loading
+    assert world.workers == []
+
+
+async def test_a_file_that_vanishes_stays_listed_only_while_it_is_loaded(world):
+    await world.load("a")
+    del world.files["a"]
+    assert (await world.manager.get_model("a")).state is ModelState.READY
+
+    await world.manager.unload("a", 1)
+    with pytest.raises(UnknownModelError):
+        await world.manager.get_model("a")
+
+
+async def test_after_shutdown_nothing_is_loaded(world):
+    await world.load("a")
+    await world.manager.shut_down(1)
+
+    assert world.workers[0].ended
+    with pytest.raises(HostDrainingError):
+        await world.collect("a")
