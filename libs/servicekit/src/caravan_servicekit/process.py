@@ -159,6 +159,8 @@ async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, object]) -> bo
             with contextlib.suppress(asyncio.CancelledError):
                 await task
     if task.cancelled():
+        if not event.is_set():  # by itself; must not look like an orderly end
+            raise RuntimeError("a phase of the service was cancelled from inside")
         return False
     task.result()
     return True

@@ -123,6 +123,14 @@ def test_a_fault_while_running_stops_and_is_reported(capsys):
     assert "port 50053" in capsys.readouterr().err
 
 
+def test_a_start_that_cancels_itself_is_no_orderly_end(capsys):
+    async def cancel_itself():
+        raise asyncio.CancelledError
+
+    assert run_service(FakeApplication(start=cancel_itself)) == ExitCode.UNEXPECTED
+    assert "cancelled from inside" in capsys.readouterr().err
+
+
 def test_main_gives_the_settings_to_the_application():
     seen = []
 
