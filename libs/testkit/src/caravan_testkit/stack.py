@@ -59,7 +59,7 @@ class Stack:
         }
         peers = {
             "CARAVAN_GATEWAY__POLICY__ADDRESS": self.grpc_address("policy"),
-            "CARAVAN_GATEWAY__ENGINES__ADDRESSES": self.grpc_address("engine"),
+            "CARAVAN_GATEWAY__ENGINE__ADDRESSES": self.grpc_address("engine"),
             "CARAVAN_GATEWAY__TELEMETRY__ADDRESS": self.grpc_address("telemetry"),
             "CARAVAN_ENGINE__TELEMETRY__ADDRESS": self.grpc_address("telemetry"),
             "CARAVAN_ENGINE__WORKERS__PORT_BASE": "0",
