@@ -17,7 +17,7 @@ def _policy(version, **roles):
 
 @pytest.fixture
 def authorizer(plain_rules):
-    return Authorizer(plain_rules(_policy(3, alice=("user",))))
+    return Authorizer(plain_rules(_policy(3, alice=("user",))), lambda allowed: None)
 
 
 def test_decision_names_the_version_that_decided(authorizer):

@@ -22,7 +22,7 @@ def blocking():
 
 @pytest.fixture
 def authorizer(plain_rules):
-    return Authorizer(plain_rules(PolicySet(1, (), {})))
+    return Authorizer(plain_rules(PolicySet(1, (), {})), lambda allowed: None)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ takes a principal for a holder of any role of the same name, so that naming a pr
 would make it one.
 """
 
+import logging
 from collections.abc import Sequence
 
 import casbin
@@ -14,6 +15,9 @@ from casbin.rbac import RoleManager
 from caravan_policy.domain.decision import Question
 from caravan_policy.domain.permissions import covers
 from caravan_policy.domain.policy_set import PolicySet
+
+# It would log the whole policy at each load, and a warning for each denial, which is an answer.
+logging.getLogger("casbin").setLevel(logging.CRITICAL)
 
 # Memberships are asked last: most rules fall at the cheap comparisons before.
 _MODEL = """

@@ -1,5 +1,7 @@
 """The read path of decisions: always one complete policy, swapped as a whole."""
 
+from collections.abc import Callable
+
 from caravan_policy.domain.decision import Decision, Question
 from caravan_policy.domain.field_rules import FieldRules
 from caravan_policy.domain.ports import DecisionRules
@@ -8,8 +10,9 @@ from caravan_policy.domain.ports import DecisionRules
 class Authorizer:
     """Answers questions from memory. Owned by the event loop; never blocks."""
 
-    def __init__(self, rules: DecisionRules) -> None:
+    def __init__(self, rules: DecisionRules, record: Callable[[bool], None]) -> None:
         self._rules = rules
+        self._record = record
 
     @property
     def policy_version(self) -> int:
@@ -39,4 +42,6 @@ class Authorizer:
         check.resource("resource", question.resource)
         check.done()
         rules = self._rules
-        return Decision(rules.allows(question), rules.version)
+        allowed = rules.allows(question)
+        self._record(allowed)
+        return Decision(allowed, rules.version)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
     ArgumentError,
@@ -35,7 +35,12 @@ _PRAGMAS = (
 )
 
 
-def open_database(url: str, *, pool_size: int = 4) -> Engine:
+def sqlite_url(path: Path) -> URL:
+    """The URL of a SQLite file, whatever characters its path has."""
+    return URL.create("sqlite", database=str(path))
+
+
+def open_database(url: str | URL, *, pool_size: int = 4) -> Engine:
     """Opens the database at `url`, checks that it is sound, and brings its schema up to date.
 
     Raises:
@@ -79,7 +84,7 @@ def writing(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def _make_engine(url: str, pool_size: int) -> Engine:
+def _make_engine(url: str | URL, pool_size: int) -> Engine:
     try:
         parsed = make_url(url)
         is_sqlite = parsed.get_backend_name() == "sqlite"

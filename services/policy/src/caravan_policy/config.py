@@ -1,0 +1,85 @@
+"""The policy service's settings tree. Read once at the start.
+
+Every description names the unit and what 0 means.
+"""
+
+from typing import ClassVar
+
+from pydantic import Field, SecretStr
+
+from caravan_servicekit.settings import Section, ServiceSettings
+
+
+class ServerSettings(Section):
+    """Where the service listens, and how it stops."""
+
+    address: str = Field(
+        "127.0.0.1:50053", description="host:port of the gRPC listener (mutual TLS)."
+    )
+    ops_address: str = Field(
+        "127.0.0.1:9093",
+        pattern=r"^\S+:\d{1,5}$",
+        description="host:port of `/metrics`, `/health/live`, `/health/ready`; port 0 takes any.",
+    )
+    drain_timeout_s: float = Field(
+        10.0, ge=0, description="Seconds that running calls may take at shutdown; 0 waits for none."
+    )
+
+
+class DatabaseSettings(Section):
+    """Where principals and keys are kept."""
+
+    url: SecretStr | None = Field(
+        None,
+        description="SQLAlchemy URL of the database; none is SQLite in "
+        "`<home>/policy/policy.db`. Other databases need their driver installed.",
+    )
+    connection_limit: int = Field(
+        4, ge=1, le=64, description="Connections to the database, and threads that use them."
+    )
+
+
+class AdministrationSettings(Section):
+    """Changing who may call."""
+
+    idempotency_retention_h: float = Field(
+        24.0, gt=0, le=8_760, description="Hours for which an idempotency key is remembered."
+    )
+
+
+class WatchSettings(Section):
+    """Gateways that watch for changes."""
+
+    watcher_limit: int = Field(
+        64, ge=1, le=10_000, description="Watchers at once; more are refused (UNAVAILABLE)."
+    )
+    buffer_limit: int = Field(
+        256,
+        ge=1,
+        le=100_000,
+        description="Unread events of one watcher; at more it is ended (ABORTED).",
+    )
+
+
+class LogSettings(Section):
+    """What is logged."""
+
+    level: str = Field(
+        "info", pattern="^(debug|info|warning|error)$", description="Least severe level shown."
+    )
+
+
+class PolicySettings(ServiceSettings):
+    """All settings of the policy service."""
+
+    service: ClassVar[str] = "policy"
+
+    server: ServerSettings = Field(ServerSettings(), description="Where the service listens.")
+    database: DatabaseSettings = Field(
+        DatabaseSettings(), description="Where principals and keys are kept."
+    )
+    administration: AdministrationSettings = Field(
+        AdministrationSettings(), description="Changing who may call."
+    )
+    watch: WatchSettings = Field(WatchSettings(), description="Gateways that watch for changes.")
+    log: LogSettings = Field(LogSettings(), description="Logging.")
