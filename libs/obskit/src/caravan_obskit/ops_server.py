@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import ClassVar
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from caravan_obskit.readiness import Readiness
 from caravan_rpckit.errors import CaravanError, Reason
@@ -173,9 +173,10 @@ class OpsServer:
             _log.exception("can't answer on the ops port", extra={"path": request.path})
             return _plain(HTTPStatus.INTERNAL_SERVER_ERROR)
 
-    def _metrics(self, request: _Request) -> _Response:
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return _Response(HTTPStatus.OK, encode(self._registry), content_type)
+    def _metrics(self, _: _Request) -> _Response:
+        # Never OpenMetrics, whatever the scraper would like: prometheus_client's encoder writes
+        # `vllm:x` as `vllm_x` there, so dashboards would not find it (client_python issue 1177).
+        return _Response(HTTPStatus.OK, generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4)
 
     def _live(self, _: _Request) -> _Response:
         return _json(HTTPStatus.OK, {"status": "live"})

@@ -66,12 +66,20 @@ async def test_metrics_of_the_registry_are_served(server, registry):
     assert "Content-Type: text/plain" in head
 
 
-async def test_openmetrics_is_served_to_who_asks(server):
-    _, head, body = await get(
-        server, "/metrics", headers="Accept: application/openmetrics-text; version=1.0.0\r\n"
-    )
-    assert "application/openmetrics-text" in head
-    assert body.endswith("# EOF\n")
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text; version=1.0.0",
+        "application/openmetrics-text;version=1.0.0;escaping=underscores,text/plain;version=0.0.4",
+        "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8",
+        "text/plain;version=1.0.0;escaping=values",
+    ],
+)
+async def test_names_keep_their_colon_whatever_the_scraper_accepts(server, registry, accept):
+    Counter("vllm:x_total", "X.", registry=registry).inc(3)
+    _, head, body = await get(server, "/metrics", headers=f"Accept: {accept}\r\n")
+    assert "Content-Type: text/plain; version=0.0.4" in head
+    assert "vllm:x_total 3.0" in body.splitlines()
 
 
 async def test_readiness_names_what_is_missing(server, readiness):
