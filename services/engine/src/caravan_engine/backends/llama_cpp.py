@@ -75,6 +75,7 @@ class LlamaCppVocabulary:
         self.control_tokens = frozenset(
             i for i in ids if lib.llama_vocab_is_control(self._vocab, i)
         )
+        self.control_texts = {i: self._text(i) for i in ids if self._is_masked(i)}
         self.pieces: tuple[bytes, ...] = tuple(map(self._piece, ids))
         self.bos = _token_or_none(lib.llama_vocab_bos(self._vocab))
         self.eos = _token_or_none(lib.llama_vocab_eos(self._vocab))
@@ -91,6 +92,15 @@ class LlamaCppVocabulary:
             if count >= 0:
                 return tokens[:count]
             capacity = -count
+
+    def _is_masked(self, token: int) -> bool:
+        """Whether the token counts only where `parse_special` is set, as llama.cpp decides it."""
+        masked: int = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN
+        return bool(lib.llama_vocab_get_attr(self._vocab, token) & masked)
+
+    def _text(self, token: int) -> str:
+        text: bytes = lib.llama_vocab_get_text(self._vocab, token)
+        return text.decode(errors="replace")
 
     def _piece(self, token: int) -> bytes:
         capacity = 64
