@@ -3,82 +3,108 @@
 from collections.abc import Callable
 
 import grpc
-from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from caravan_telemetry.domain.label_cap import LabelCap
+from caravan_obskit.instruments import Instruments, Label
+from caravan_rpckit.observers import CallRecord
 from caravan_telemetry.domain.request_record import RequestRecord
 
-_STATUSES = {code.value[0]: code.name.lower() for code in grpc.StatusCode}
+_CODES = {code.value[0]: code.name.lower() for code in grpc.StatusCode}
+_INGEST_METHOD = "caravan.telemetry.v1.IngestService/IngestUsage"
+_INGEST_BUCKETS_S = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
 
 
 class UsageMetrics:
-    """What became of usage records; the port `UsageMeter`."""
+    """What became of usage records; the port `UsageMeter`. Used by one thread at a time."""
 
-    def __init__(self, registry: CollectorRegistry, *, model_limit: int) -> None:
-        self._models = LabelCap(model_limit)
-        self._records = Counter(
+    def __init__(self, instruments: Instruments, *, model_limit: int) -> None:
+        self._records = instruments.counter(
             "caravan_usage_records_total",
-            "Usage records stored, by the gRPC status of their call.",
-            ["status"],
-            registry=registry,
+            unit="records",
+            description="Usage records stored, by the gRPC status of their call.",
+            labels=(Label("status", values=tuple(_CODES.values())),),
         )
-        self._duplicates = Counter(
+        self._duplicates = instruments.counter(
             "caravan_usage_duplicates_total",
-            "Usage records that came again and were not stored again.",
-            registry=registry,
+            unit="records",
+            description="Usage records that came again and were not stored again.",
         )
-        self._removed = Counter(
+        self._removed = instruments.counter(
             "caravan_usage_records_removed_total",
-            "Usage records removed because they were over their age.",
-            registry=registry,
+            unit="records",
+            description="Usage records removed because they were over their age.",
         )
-        self._tokens = Counter(
+        self._tokens = instruments.counter(
             "caravan_usage_tokens_total",
-            "Tokens in stored usage records; cached ones are a part of the input.",
-            ["model", "kind"],
-            registry=registry,
+            unit="tokens",
+            description="Tokens in stored usage records; `cached` ones are a part of `input`.",
+            labels=(
+                Label("model", most=model_limit),
+                Label("kind", values=("input", "cached", "output")),
+            ),
         )
-        self._records.labels("ok")
+        self._records.of(status="ok")
 
     def stored(self, record: RequestRecord) -> None:
         """See the port."""
-        self._records.labels(_STATUSES[record.status_code]).inc()
-        if not record.model:
-            return
-        model = self._models.label(record.model)
-        self._tokens.labels(model, "input").inc(record.input_tokens)
-        self._tokens.labels(model, "cached").inc(record.cached_tokens)
-        self._tokens.labels(model, "output").inc(record.output_tokens)
+        self._records.of(status=_CODES[record.status_code]).inc()
+        if record.model:
+            self._tokens.of(model=record.model, kind="input").inc(record.input_tokens)
+            self._tokens.of(model=record.model, kind="cached").inc(record.cached_tokens)
+            self._tokens.of(model=record.model, kind="output").inc(record.output_tokens)
 
     def repeated(self, count: int) -> None:
         """See the port."""
-        self._duplicates.inc(count)
+        self._duplicates.of().inc(count)
 
     def removed(self, count: int) -> None:
         """See the port."""
-        self._removed.inc(count)
+        self._removed.of().inc(count)
+
+
+class IngestMetrics:
+    """How long batches of usage records took, refused ones included; a `CallObserver`."""
+
+    def __init__(self, instruments: Instruments) -> None:
+        self._seconds = instruments.histogram(
+            "caravan_usage_ingest_seconds",
+            unit="seconds",
+            description="From the arrival of a batch of usage records to its answer.",
+            labels=(Label("code", values=tuple(_CODES.values())),),
+            buckets=_INGEST_BUCKETS_S,
+        )
+        self._seconds.of(code="ok")
+
+    def call_started(self, method: str) -> None:
+        """Nothing is counted before the end."""
+
+    def call_ended(self, record: CallRecord) -> None:
+        """Counts calls of `IngestUsage`."""
+        if record.method == _INGEST_METHOD:
+            self._seconds.of(code=record.code.name.lower()).observe(record.duration_s)
 
 
 def declare_gauges(
-    registry: CollectorRegistry,
+    instruments: Instruments,
     *,
     live_hosts: Callable[[], float],
     queued_batches: Callable[[], float],
     database_bytes: Callable[[], float],
 ) -> None:
     """Declares what is read at each scrape."""
-    declared = (
-        ("caravan_telemetry_live_hosts", "Engine hosts that spoke lately.", live_hosts),
-        (
-            "caravan_telemetry_queued_batches",
-            "Batches of usage records that wait to be stored.",
-            queued_batches,
-        ),
-        (
-            "caravan_telemetry_database_bytes",
-            "Size of the database file, without its journal.",
-            database_bytes,
-        ),
-    )
-    for name, documentation, read in declared:
-        Gauge(name, documentation, registry=registry).set_function(read)
+    instruments.gauge(
+        "caravan_telemetry_live_hosts",
+        unit="hosts",
+        description="Engine hosts that reported lately.",
+    ).of().set_function(live_hosts)
+    instruments.gauge(
+        "caravan_telemetry_queued_batches",
+        unit="batches",
+        description="Batches of usage records that are being stored or wait for it.",
+    ).of().set_function(queued_batches)
+    instruments.gauge(
+        "caravan_telemetry_database_bytes",
+        unit="bytes",
+        description="Size of the database file, without its journal.",
+    ).of().set_function(database_bytes)

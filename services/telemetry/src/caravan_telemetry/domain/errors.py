@@ -14,7 +14,9 @@ from typing import ClassVar
 
 from caravan_rpckit.errors import CaravanError, FieldViolation, Reason
 
-_NAMED_FAULTS = 5
+_FAULTS_IN_TEXT = 5
+_FAULTS_IN_DETAILS = 32
+"""Details travel in trailing metadata, for which gRPC allows 8 KiB."""
 
 
 class TelemetryError(CaravanError):
@@ -22,15 +24,17 @@ class TelemetryError(CaravanError):
 
 
 class InvalidFieldsError(TelemetryError):
-    """Names every faulty field at once, and repeats none of their values."""
+    """Names the first faulty fields, and repeats none of their values."""
 
     reason: ClassVar[Reason] = Reason.INVALID_FIELD
 
     def __init__(self, violations: Sequence[FieldViolation]) -> None:
-        faults = "; ".join(f"{v.field}: {v.description}" for v in violations[:_NAMED_FAULTS])
-        more = len(violations) - _NAMED_FAULTS
+        faults = "; ".join(f"{v.field}: {v.description}" for v in violations[:_FAULTS_IN_TEXT])
+        more = len(violations) - _FAULTS_IN_TEXT
         rest = f" and {more} more" if more > 0 else ""
-        super().__init__(f"Invalid fields: {faults}{rest}.", field_violations=violations)
+        super().__init__(
+            f"Invalid fields: {faults}{rest}.", field_violations=violations[:_FAULTS_IN_DETAILS]
+        )
 
 
 class HostTakenOverError(TelemetryError):

@@ -57,8 +57,8 @@ def check_batch(records: Sequence[RequestRecord]) -> None:
     """Refuses the whole batch for any fault in it.
 
     Raises:
-        InvalidFieldsError: names each fault with the position of its record, so that the sender
-            can put exactly those aside.
+        InvalidFieldsError: names faults with the position of their record, so that the sender
+            can put exactly those aside and send the rest again.
     """
     if len(records) > MAX_BATCH_RECORDS:
         limit = FieldViolation("records", f"at most {MAX_BATCH_RECORDS} are allowed")

@@ -25,7 +25,7 @@ def check_report(report: HostReport) -> None:
     """Refuses a report that would spoil the sums.
 
     Raises:
-        InvalidFieldsError: names every fault.
+        InvalidFieldsError: names the faults.
     """
     faults = [*_host_faults(report)]
     for position, worker in enumerate(report.workers):

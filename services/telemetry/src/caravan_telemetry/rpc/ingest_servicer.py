@@ -8,6 +8,7 @@ from caravan_rpckit.call import Call
 from caravan_telemetry.domain.request_record import check_batch
 from caravan_telemetry.domain.usage_intake import UsageIntake
 from caravan_telemetry.rpc.convert import host_report, request_record
+from caravan_telemetry.rpc.peers import require_peer
 from caravan_telemetry.runtime.host_streams import HostStreams
 from caravan_telemetry.runtime.storing_thread import StoringThread
 
@@ -24,6 +25,7 @@ class IngestServicer:
         self, request: ingest_pb.IngestUsageRequest, call: Call
     ) -> ingest_pb.IngestUsageResponse:
         """Answers once every record is stored durably."""
+        require_peer(call, "gateway")
         records = [request_record(record) for record in request.records]
         check_batch(records)
         result = await self._thread.run(partial(self._intake.take, records))
@@ -35,5 +37,6 @@ class IngestServicer:
         self, requests: AsyncIterator[ingest_pb.StreamWorkerStatsRequest], call: Call
     ) -> ingest_pb.StreamWorkerStatsResponse:
         """Follows one host until it ends the stream."""
+        require_peer(call, "engine")
         await self._streams.follow(host_report(request) async for request in requests)
         return ingest_pb.StreamWorkerStatsResponse()

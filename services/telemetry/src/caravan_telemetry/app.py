@@ -1,0 +1,157 @@
+"""Composition root of the telemetry service; owns the order of start and stop."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from functools import partial
+from pathlib import Path
+
+from caravan.telemetry.v1 import ingest_service_pb2 as ingest_pb
+from caravan_obskit.instruments import Instruments
+from caravan_obskit.logging import configure_logging
+from caravan_obskit.ops_server import OpsServer
+from caravan_obskit.readiness import Readiness
+from caravan_obskit.worker_metrics import SystemCollector
+from caravan_rpckit.server import RpcServer
+from caravan_rpckit.tls import TlsIdentity
+from caravan_servicekit.data_directory import DataDirectory
+from caravan_telemetry.config import TelemetrySettings
+from caravan_telemetry.domain.usage_intake import UsageIntake
+from caravan_telemetry.domain.worker_totals import WorkerTotals
+from caravan_telemetry.metrics import IngestMetrics, UsageMetrics, declare_gauges
+from caravan_telemetry.rpc.ingest_servicer import IngestServicer
+from caravan_telemetry.runtime.host_streams import HostStreams
+from caravan_telemetry.runtime.retention import remove_expired_forever
+from caravan_telemetry.runtime.storing_thread import StoringThread
+from caravan_telemetry.storage.database import Database
+from caravan_telemetry.storage.request_records import SqlRequestStore
+
+SERVICE = "telemetry"
+_PEERS = ("gateway", "engine")
+_log = logging.getLogger("caravan.telemetry")
+_INGEST = ingest_pb.DESCRIPTOR.services_by_name["IngestService"]
+
+
+class TelemetryApp:
+    """The service as its process sees it.
+
+    Start: data directory, database, gRPC, ops port, ready. Stop: the other way round, after the
+    batches that were taken on are stored. `rpc_port` and `ops_port` tell what port 0 became.
+    """
+
+    def __init__(self, settings: TelemetrySettings) -> None:
+        self._settings = settings
+        self.rpc_port = 0
+        self.ops_port = 0
+        self._instruments = Instruments()
+        self._readiness = Readiness(("serving",))
+        self._totals = WorkerTotals(
+            clock=time.monotonic,
+            silence_limit_s=settings.workers.silence_limit_s,
+            remembered_limit=settings.workers.remembered_limit,
+            model_limit=settings.workers.model_limit,
+        )
+        self._streams = HostStreams(self._totals)
+        self._thread = StoringThread(queue_limit=settings.usage.queue_limit)
+        self._database: Database | None = None
+        self._server = self._make_server()
+        self._resources = contextlib.AsyncExitStack()
+
+    @classmethod
+    def create(cls, settings: TelemetrySettings) -> "TelemetryApp":
+        """Makes the one application of this process."""
+        configure_logging(SERVICE, level=settings.log.level)
+        return cls(settings)
+
+    async def start(self) -> None:
+        """Becomes ready.
+
+        Raises:
+            CaravanError: the data directory, the database, the certificates or a port can't be
+                used.
+        """
+        data = self._resources.enter_context(DataDirectory.open(self._settings.home, SERVICE))
+        database_path = data.path / "telemetry.db"
+        intake = await self._open_intake(database_path)
+        self._server.add(IngestServicer(intake, self._thread, self._streams), _INGEST, peers=_PEERS)
+        self._resources.push_async_callback(self._server.stop, 0)
+        await self._server.start()
+        self.rpc_port = self._server.port
+        await self._start_ops(database_path)
+        self._start_removal(intake)
+        self._server.set_all_serving(True)
+        self._readiness.met("serving")
+
+    async def drain(self) -> None:
+        """Sends engine hosts away, answers the calls that run, and stores what was taken on."""
+        self._readiness.unmet("serving", "draining")
+        self._streams.drain()
+        await self._server.stop(self._settings.server.drain_timeout_s)
+
+    async def stop(self) -> None:
+        """Ends what is left and frees everything."""
+        await self._resources.aclose()
+
+    def _make_server(self) -> RpcServer:
+        return RpcServer(
+            self._settings.server.address,
+            tls=TlsIdentity.in_home(self._settings.home, SERVICE),
+            observers=(IngestMetrics(self._instruments),),
+        )
+
+    async def _open_intake(self, path: Path) -> UsageIntake:
+        self._resources.push_async_callback(self._close_storage)
+        self._database = await self._thread.run(partial(Database, path))
+        meter = UsageMetrics(self._instruments, model_limit=self._settings.workers.model_limit)
+        return UsageIntake(SqlRequestStore(self._database), meter, now_ms=_now_ms)
+
+    async def _close_storage(self) -> None:
+        await self._thread.close()
+        if self._database is not None:
+            self._database.close()
+
+    async def _start_ops(self, database_path: Path) -> None:
+        self._instruments.registry.register(SystemCollector(self._totals.system))
+        declare_gauges(
+            self._instruments,
+            live_hosts=lambda: self._totals.live_host_count,
+            queued_batches=lambda: self._thread.queued_count,
+            database_bytes=lambda: database_path.stat().st_size,
+        )
+        ops = OpsServer(
+            self._settings.server.ops_port,
+            host=self._settings.server.ops_host,
+            registry=self._instruments.registry,
+            readiness=self._readiness,
+        )
+        self._resources.push_async_callback(ops.stop)
+        await ops.start()
+        self.ops_port = ops.port
+
+    def _start_removal(self, intake: UsageIntake) -> None:
+        days = self._settings.usage.retention_days
+
+        async def remove(limit: int) -> int:
+            work = partial(intake.remove_expired, retention_days=days, limit=limit)
+            return await self._thread.run(work)
+
+        removal = asyncio.create_task(
+            remove_expired_forever(remove, interval_s=self._settings.usage.removal_interval_s)
+        )
+        removal.add_done_callback(_log_death)
+        self._resources.push_async_callback(_end, removal)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _log_death(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        _log.critical("old records are no longer removed", exc_info=task.exception())
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

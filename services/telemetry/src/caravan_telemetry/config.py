@@ -1,0 +1,107 @@
+"""The telemetry service's settings tree. Read once at the start.
+
+Every description names the unit and what 0 means.
+"""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from caravan_servicekit.settings import Section, ServiceSettings
+
+_HIGHEST_PORT = 65_535
+
+
+class ServerSettings(Section):
+    """Where the service listens, and how it stops."""
+
+    address: str = Field(
+        "127.0.0.1:50054",
+        description="host:port of the gRPC listener (mutual TLS); port 0 takes a free one.",
+    )
+    ops_address: str = Field(
+        "127.0.0.1:9090",
+        description="host:port of `/metrics`, `/health/live`, `/health/ready`; port 0 takes a "
+        "free one.",
+    )
+    drain_timeout_s: float = Field(
+        10.0, ge=0, description="Seconds that running calls may take at shutdown; 0 waits for none."
+    )
+
+    @field_validator("address", "ops_address")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > _HIGHEST_PORT:
+            raise ValueError(f"must be host:port, with a port up to {_HIGHEST_PORT}")
+        return value
+
+    @property
+    def ops_host(self) -> str:
+        """The host of `ops_address`."""
+        return self.ops_address.rpartition(":")[0].strip("[]")
+
+    @property
+    def ops_port(self) -> int:
+        """The port of `ops_address`."""
+        return int(self.ops_address.rpartition(":")[2])
+
+
+class UsageSettings(Section):
+    """Usage records: how many may wait, how long they are kept."""
+
+    retention_days: int = Field(
+        90,
+        ge=0,
+        le=36_500,
+        description="Days for which a usage record is kept after it arrived; 0 keeps all for ever.",
+    )
+    removal_interval_s: float = Field(
+        3600.0, gt=0, description="Seconds between removals of records that are over their age."
+    )
+    queue_limit: int = Field(
+        16,
+        ge=1,
+        le=1_000,
+        description="Batches that may wait to be stored; more are refused (UNAVAILABLE).",
+    )
+
+
+class WorkerSettings(Section):
+    """How the numbers of workers are followed."""
+
+    silence_limit_s: float = Field(
+        5.0, gt=0, description="Seconds without a report after which a host's gauges are removed."
+    )
+    remembered_limit: int = Field(
+        256,
+        ge=1,
+        le=10_000,
+        description="Workers that are gone and are still known by id, so that they may come back "
+        "without counting twice.",
+    )
+    model_limit: int = Field(
+        200,
+        ge=1,
+        le=10_000,
+        description="Distinct models in the metrics; further ones are summed as `other`.",
+    )
+
+
+class LogSettings(Section):
+    """What is logged."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level shown."
+    )
+
+
+class TelemetrySettings(ServiceSettings):
+    """All settings of the telemetry service."""
+
+    service: ClassVar[str] = "telemetry"
+
+    server: ServerSettings = Field(ServerSettings(), description="Where the service listens.")
+    usage: UsageSettings = Field(UsageSettings(), description="Usage records.")
+    workers: WorkerSettings = Field(WorkerSettings(), description="Numbers of workers.")
+    log: LogSettings = Field(LogSettings(), description="Logging.")
