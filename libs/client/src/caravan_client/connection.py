@@ -17,7 +17,7 @@ DEFAULT_PORT = 50051
 DEFAULT_TIMEOUT_S = 600.0
 DEFAULT_MAX_RETRIES = 2
 
-_HOST_AND_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^:/\s\[\]]+)(?::(?P<port>\d{1,5}))?")
+_HOST_AND_PORT = re.compile(r"(?P<host>\[[^\[\]/\s]+\]|[^:/\s\[\]]+)(?::(?P<port>\d{1,5}))?")
 _KEY = re.compile(r"[\x21-\x7e]+")
 
 

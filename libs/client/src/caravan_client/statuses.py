@@ -3,6 +3,7 @@
 Owns the table code -> exception. Never shows what was sent: neither key nor prompt.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -55,19 +56,20 @@ _CLASSES: dict[str, type[CaravanError]] = {
     "DATA_LOSS": InternalError,
 }
 
+_NOBODY_LISTENS = "nothing listens there"
+
 # What gRPC says of a connection that could not be made -> what that means. First match counts.
 _CONNECTION_FAULTS = (
-    ("connection refused", "nothing listens there"),
-    ("no such file", "there is no such socket"),
+    ("connection refused", _NOBODY_LISTENS),
+    ("no such file", _NOBODY_LISTENS),
     ("certificate_verify_failed", "its TLS certificate is not trusted; name the CA that signed it"),
     ("hostname verification", "its TLS certificate is for another name"),
     ("wrong_version_number", "what listens there does not speak TLS"),
     ("handshake", "the TLS handshake failed"),
-    ("settings frame", "what listens there does not speak gRPC in plaintext; it may want TLS"),
-    ("resol", "its name cannot be resolved"),
-    ("lookup", "its name cannot be resolved"),
-    ("timeout", "it does not answer"),
-    ("timed out", "it does not answer"),
+    ("settings frame", "what listens there does not speak gRPC in plaintext"),
+    ("failed to connect.*socket closed", "the connection is closed at once; it may want TLS"),
+    ("resol|lookup", "its name cannot be resolved"),
+    ("timeout|timed out", "it does not answer"),
     ("failed to connect", "connecting failed"),
 )
 
@@ -110,17 +112,18 @@ def _plain_error(code: str, text: str, request_id: str, context: CallContext) ->
 
 
 def _connection_error(text: str, request_id: str, context: CallContext) -> CaravanError:
-    lowered = text.lower()
-    fault = next((fault for mark, fault in _CONNECTION_FAULTS if mark in lowered), None)
+    fault = next(
+        (fault for mark, fault in _CONNECTION_FAULTS if re.search(mark, text, re.IGNORECASE)), None
+    )
     if fault is None:
         return UnavailableError(
             f"the connection to {context.address} broke: {text}",
             ErrorDetails(reason="CONNECTION_LOST", request_id=request_id),
         )
-    start = "`make run` starts one; " if is_loopback(context.address) else ""
+    local = fault is _NOBODY_LISTENS and is_loopback(context.address)
+    advice = "`make run` starts one, CARAVAN_ADDRESS names another" if local else ""
     return GatewayUnreachableError(
-        f"no gateway could be reached at {context.address}: {fault}. "
-        f"{start}CARAVAN_ADDRESS can name another address",
+        f"no gateway could be reached at {context.address}: {fault}" + (advice and f"; {advice}"),
         ErrorDetails(reason="GATEWAY_UNREACHABLE"),
     )
 

@@ -110,9 +110,12 @@ def _principal(client: "Caravan", name: str, roles: list[str], tenant: str | Non
     """The principal, created if need be; one that has other roles than asked for is refused."""
     try:
         found = client.principals.get(name, tenant=tenant)
-    except NotFoundError:
+    except NotFoundError as error:
         if not roles:
-            raise
+            raise NotFoundError(
+                f"there is no principal {name}; --role creates it, such as --role user",
+                error.details,
+            ) from None
         return client.principals.create(name, roles=roles, tenant=tenant)
     if roles and set(roles) != set(found.roles):
         raise FailedPreconditionError(

@@ -1,0 +1,358 @@
+"""A gateway without models behind it, whose answers a test can choose."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from caravan.gateway.v1 import gateway_admin_service_pb2 as gateway_pb
+from caravan.inference.v1 import generation_pb2 as generation_pb
+from caravan.inference.v1 import inference_service_pb2 as inference_pb
+from caravan.model.v1 import model_pb2 as model_pb
+from caravan.model.v1 import model_service_pb2 as model_service_pb
+from caravan.policy.v1 import policy_admin_service_pb2 as policy_pb
+from caravan.policy.v1 import principal_pb2 as principal_pb
+from caravan_rpckit.call import Call
+from caravan_rpckit.errors import CaravanError, Reason
+from caravan_rpckit.server import RpcServer
+from caravan_rpckit.tls import PublicTls
+
+KEY = "test-key-9d1f"
+DIGEST = "ab" * 32
+
+
+def failure(reason: str, message: str = "No.", **details) -> CaravanError:
+    """An error as a service raises it."""
+    kind = type("FakeError", (CaravanError,), {"reason": Reason(reason)})
+    return kind(message, **details)
+
+
+class FakeGateway:
+    """Serves the public contracts; tests read and write its attributes.
+
+    Attributes:
+        calls: (method, request, metadata) of every call that came.
+        failures: raised by the next calls, one each, before anything is answered.
+        pieces: what a generation answers, one delta each.
+        fail_after: raised in a stream after its pieces.
+        endless: keep a generation going, a stream after its pieces, until the client leaves.
+        waiting: set when a client waits for an endless unary call.
+        left: set when a client has left an endless call.
+        page_size: how many entries a page of a list has.
+    """
+
+    def __init__(self, tls: PublicTls | None = None):
+        self.calls: list[tuple[str, object, dict[str, str]]] = []
+        self.failures: list[CaravanError] = []
+        self.pieces = ["Once ", "upon ", "a time"]
+        self.fail_after: CaravanError | None = None
+        self.without_end = False
+        self.endless = False
+        self.waiting = threading.Event()
+        self.left = threading.Event()
+        self.page_size = 2
+        self.finish = generation_pb.FINISH_REASON_END_OF_TEXT
+        self.models = dict.fromkeys(("alpha", "beta", "gamma"), model_pb.MODEL_STATE_READY)
+        self.principals: dict[str, principal_pb.Principal] = {}
+        self.keys: dict[str, principal_pb.ApiKey] = {}
+        self._server = RpcServer("127.0.0.1:0", tls=tls, announce_request_id=True)
+        for descriptor in (
+            inference_pb.DESCRIPTOR.services_by_name["InferenceService"],
+            model_service_pb.DESCRIPTOR.services_by_name["ModelService"],
+            policy_pb.DESCRIPTOR.services_by_name["PolicyAdminService"],
+            gateway_pb.DESCRIPTOR.services_by_name["GatewayAdminService"],
+        ):
+            self._server.add(self, descriptor)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._server.port}"
+
+    async def start(self) -> None:
+        await self._server.start()
+
+    async def stop(self) -> None:
+        await self._server.stop(0)
+
+    def _admit(self, request, call: Call) -> None:
+        self.calls.append((call.method.rpartition("/")[2], request, dict(call.metadata)))
+        if call.metadata.get("authorization") != f"Bearer {KEY}":
+            raise failure("INVALID_CREDENTIAL", "The API key is missing or not valid.")
+        if self.failures:
+            raise self.failures.pop(0)
+
+    # InferenceService
+
+    async def Generate(self, request, call: Call):
+        self._admit(request, call)
+        if self.endless:
+            await self._until_client_leaves()
+        text = "".join(self.pieces)
+        response = generation_pb.GenerateResponse(
+            request_id=call.request_id, model="alpha", model_digest=DIGEST, seed=request.seed or 7
+        )
+        response.choices.add(text=text, token_ids=[1, 2, 3], finish_reason=self.finish)
+        response.usage.CopyFrom(self._usage())
+        return response
+
+    async def StreamGenerate(self, request, call: Call) -> AsyncIterator:
+        self._admit(request, call)
+        try:
+            async for event in self._events(request, call):
+                yield event
+        finally:
+            if self.endless:
+                self.left.set()
+
+    async def _events(self, request, call: Call) -> AsyncIterator:
+        started = generation_pb.Started(
+            request_id=call.request_id,
+            model="alpha",
+            model_digest=DIGEST,
+            seed=request.seed or 7,
+            input_tokens=4,
+        )
+        yield generation_pb.GenerateEvent(started=started)
+        yield generation_pb.GenerateEvent()  # a kind of event that this client does not know
+        for offset, piece in enumerate(self.pieces):
+            delta = generation_pb.Delta(text=piece, token_ids=[offset + 1], token_offset=offset)
+            yield generation_pb.GenerateEvent(delta=delta)
+        if self.endless:
+            await asyncio.Event().wait()
+        if self.fail_after is not None:
+            raise self.fail_after
+        if self.without_end:
+            return
+        finished = generation_pb.Finished(finish_reason=self.finish, output_tokens=3)
+        yield generation_pb.GenerateEvent(finished=finished)
+        completed = generation_pb.Completed(usage=self._usage())
+        yield generation_pb.GenerateEvent(completed=completed)
+
+    async def _until_client_leaves(self) -> None:
+        self.waiting.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.left.set()
+
+    def _usage(self) -> generation_pb.Usage:
+        return generation_pb.Usage(input_tokens=4, cached_tokens=1, output_tokens=3)
+
+    # ModelService
+
+    def _model(self, name: str) -> model_pb.Model:
+        model = model_pb.Model(name=name, state=self.models[name], size_bytes=1_500_000)
+        if name == "alpha":
+            model.aliases.append("bundled")
+            model.details.architecture = "llama"
+            model.details.context_tokens = 2048
+            model.details.cell_count = 8192
+            model.replicas.add(state=model_pb.REPLICA_STATE_READY, process_id=4242)
+        return model
+
+    async def ListModels(self, request, call: Call):
+        self._admit(request, call)
+        names, token = self._page(sorted(self.models), request.page_token)
+        models = [self._model(name) for name in names]
+        return model_service_pb.ListModelsResponse(models=models, next_page_token=token)
+
+    async def GetModel(self, request, call: Call):
+        self._admit(request, call)
+        if request.model not in self.models:
+            raise failure("MODEL_NOT_FOUND", "No such model.", metadata={"model": request.model})
+        return model_service_pb.GetModelResponse(model=self._model(request.model))
+
+    async def LoadModel(self, request, call: Call) -> AsyncIterator:
+        self._admit(request, call)
+        model = self._model(request.model)
+        for phase, fraction in (("VERIFYING", 1), ("LOADING", 0.5), ("LOADING", 1), ("READY", 1)):
+            yield model_service_pb.LoadModelResponse(
+                phase=f"LOAD_PHASE_{phase}",
+                fraction=fraction,
+                model=model,
+                needed_bytes=1000,
+                budget_bytes=2000,
+            )
+
+    async def UnloadModel(self, request, call: Call):
+        self._admit(request, call)
+        self.models[request.model] = model_pb.MODEL_STATE_UNLOADED
+        model = self._model(request.model)
+        return model_service_pb.UnloadModelResponse(model=model, ended_request_count=2)
+
+    # PolicyAdminService
+
+    async def GetPrincipal(self, request, call: Call):
+        self._admit(request, call)
+        if request.name not in self.principals:
+            raise failure("RESOURCE_NOT_FOUND", f"No principal {request.name}.")
+        return policy_pb.GetPrincipalResponse(principal=self.principals[request.name])
+
+    async def ListPrincipals(self, request, call: Call):
+        self._admit(request, call)
+        names, token = self._page(sorted(self.principals), request.page_token)
+        principals = [self.principals[name] for name in names]
+        return policy_pb.ListPrincipalsResponse(principals=principals, next_page_token=token)
+
+    async def CreatePrincipal(self, request, call: Call):
+        self._admit(request, call)
+        principal = principal_pb.Principal(
+            name=request.name, tenant="default", roles=request.roles, priority_cap=10
+        )
+        principal.create_time.FromSeconds(1_700_000_000)
+        self.principals[request.name] = principal
+        return policy_pb.CreatePrincipalResponse(principal=principal)
+
+    async def ListApiKeys(self, request, call: Call):
+        self._admit(request, call)
+        names, token = self._page(list(self.keys), request.page_token)
+        keys = [self.keys[name] for name in names]
+        return policy_pb.ListApiKeysResponse(api_keys=keys, next_page_token=token)
+
+    async def CreateApiKey(self, request, call: Call):
+        self._admit(request, call)
+        key = principal_pb.ApiKey(
+            id=f"k{len(self.keys) + 1}",
+            principal=request.principal,
+            tenant="default",
+            description=request.description,
+            state=principal_pb.API_KEY_STATE_ACTIVE,
+        )
+        key.create_time.FromSeconds(1_700_000_000)
+        if request.HasField("time_to_live"):
+            key.expire_time.FromSeconds(1_700_000_000 + request.time_to_live.seconds)
+        self.keys[key.id] = key
+        return policy_pb.CreateApiKeyResponse(api_key=key, secret="crv_secret_1")
+
+    async def RevokeApiKey(self, request, call: Call):
+        self._admit(request, call)
+        key = self.keys[request.id]
+        key.state = principal_pb.API_KEY_STATE_REVOKED
+        return policy_pb.RevokeApiKeyResponse(api_key=key)
+
+    async def ListRoles(self, request, call: Call):
+        self._admit(request, call)
+        names, token = self._page(["admin", "operator", "user"], request.page_token)
+        roles = [principal_pb.Role(name=name, permissions=["inference"]) for name in names]
+        return policy_pb.ListRolesResponse(roles=roles, next_page_token=token)
+
+    # GatewayAdminService
+
+    async def GetGatewayStatus(self, request, call: Call):
+        self._admit(request, call)
+        response = gateway_pb.GetGatewayStatusResponse(
+            version="0.1.0",
+            serving=True,
+            models=[self._model("alpha")],
+            active_call_count=1,
+            spooled_record_count=5,
+        )
+        response.start_time.FromSeconds(1_700_000_000)
+        response.dependencies.add(service="policy", address="localhost:50053", reachable=True)
+        response.dependencies.add(service="telemetry", address="[::1]:50054", detail="refused")
+        return response
+
+    def _page(self, names: list[str], token: str) -> tuple[list[str], str]:
+        start = int(token or 0)
+        end = start + self.page_size
+        return names[start:end], str(end) if end < len(names) else ""
+
+
+class GatewayThread:
+    """Runs a fake gateway beside the test, which may block."""
+
+    def __init__(self, gateway: FakeGateway):
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self.gateway = gateway
+
+    def start(self) -> None:
+        self._thread.start()
+        self._run(self.gateway.start())
+
+    def stop(self) -> None:
+        self._run(self.gateway.stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    def _run(self, work) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+
+@pytest.fixture
+def reason_failure():
+    return failure
+
+
+@pytest.fixture
+def gateway(caravan_home: Path) -> Iterator[FakeGateway]:
+    """For tests that block; no key and no address is in the environment."""
+    thread = GatewayThread(FakeGateway())
+    thread.start()
+    yield thread.gateway
+    thread.stop()
+
+
+@pytest.fixture
+async def loop_gateway(caravan_home: Path) -> AsyncIterator[FakeGateway]:
+    """For tests that run on the event loop."""
+    gateway = FakeGateway()
+    await gateway.start()
+    yield gateway
+    await gateway.stop()
+
+
+@pytest.fixture
+def tls_gateway(caravan_home: Path) -> Iterator[FakeGateway]:
+    """Like `gateway`, with a certificate of the development CA in caravan_home/certs."""
+    # Not at the top: few tests need it, and it takes a while.
+    from caravan_rpckit.certificates import ensure_certificates
+
+    ensure_certificates(caravan_home)
+    certificates = caravan_home / "certs"
+    tls = PublicTls(certificates / "gateway.crt", certificates / "gateway.key")
+    thread = GatewayThread(FakeGateway(tls))
+    thread.start()
+    yield thread.gateway
+    thread.stop()
+
+
+@pytest.fixture
+def api_key(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A key that the gateway takes, in the environment."""
+    monkeypatch.setenv("CARAVAN_API_KEY", KEY)
+    return KEY
+
+
+@pytest.fixture
+def start_command(gateway: FakeGateway):
+    """Starts the real command as a process; what still runs afterwards is killed."""
+    running: list[subprocess.Popen] = []
+
+    def start(*arguments: str, launcher=("-m", "caravan_client"), **options) -> subprocess.Popen:
+        environment = {**os.environ, "CARAVAN_ADDRESS": gateway.address, "CARAVAN_API_KEY": KEY}
+        command = [sys.executable, *launcher, *arguments]
+        settings = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "env": environment,
+            **options,
+        }
+        process = subprocess.Popen(command, **settings)
+        running.append(process)
+        return process
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait(10)
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
