@@ -1,0 +1,336 @@
+"""Composition root of the gateway: what is built from what, and the order of start and stop."""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+import uuid
+from collections.abc import Coroutine
+from functools import partial
+from importlib import metadata
+from typing import Any
+
+import grpc.aio
+
+from caravan.gateway.v1 import gateway_admin_service_pb2 as gateway_pb
+from caravan.inference.v1 import inference_service_pb2 as inference_pb
+from caravan.model.v1 import model_service_pb2 as model_pb
+from caravan.policy.v1 import policy_admin_service_pb2 as policy_pb
+from caravan_gateway.clients.convert import usage_to
+from caravan_gateway.clients.engine_hosts import EngineHosts
+from caravan_gateway.clients.failures import outcome_of
+from caravan_gateway.clients.forwarding import PolicyForwarder
+from caravan_gateway.clients.policy_client import PolicyClient
+from caravan_gateway.clients.policy_watch import PolicyWatch
+from caravan_gateway.clients.telemetry_client import TelemetryClient
+from caravan_gateway.clients.worker_channels import WorkerChannels
+from caravan_gateway.config import GatewaySettings
+from caravan_gateway.domain.admission import (
+    Authenticate,
+    Authorize,
+    Record,
+    Route,
+    Stage,
+    Stream,
+    Validate,
+)
+from caravan_gateway.domain.authenticator import AuthenticationLimits, Authenticator
+from caravan_gateway.domain.authorizer import Authorizer
+from caravan_gateway.domain.listener import require_safe_listener
+from caravan_gateway.domain.models import ModelCatalog
+from caravan_gateway.domain.policy_view import PolicyView
+from caravan_gateway.domain.routing import LeastLoaded, Router
+from caravan_gateway.metrics import CallMetrics, LookupMetrics, UsageMetrics, declare_gauges
+from caravan_gateway.rpc.gateway_admin_servicer import GatewayAdminServicer
+from caravan_gateway.rpc.inference_servicer import InferenceServicer
+from caravan_gateway.rpc.model_servicer import ModelServicer
+from caravan_gateway.rpc.policy_admin_servicer import PolicyAdminServicer
+from caravan_gateway.runtime.access import AccessGate
+from caravan_gateway.runtime.gateway_status import Dependency, GatewayStatus
+from caravan_gateway.runtime.inference_pipeline import InferencePipeline
+from caravan_gateway.runtime.live_calls import LiveCalls
+from caravan_gateway.runtime.policy_sync import PolicySync
+from caravan_gateway.runtime.usage_delivery import UsageDelivery
+from caravan_gateway.storage.usage_spool import SqliteSpool
+from caravan_obskit.instruments import Instruments
+from caravan_obskit.logging import configure_logging
+from caravan_obskit.ops_server import OpsServer
+from caravan_obskit.readiness import Readiness
+from caravan_rpckit.channel import open_channel
+from caravan_rpckit.server import RpcServer
+from caravan_rpckit.tls import PublicTls, TlsIdentity
+from caravan_servicekit.data_directory import DataDirectory
+
+SERVICE = "gateway"
+VERSION = metadata.version("caravan-gateway")
+# For answers that are on their way when the listener closes.
+_LAST_ANSWERS_S = 0.5
+
+_PUBLIC_SERVICES = (
+    inference_pb.DESCRIPTOR.services_by_name["InferenceService"],
+    model_pb.DESCRIPTOR.services_by_name["ModelService"],
+    policy_pb.DESCRIPTOR.services_by_name["PolicyAdminService"],
+    gateway_pb.DESCRIPTOR.services_by_name["GatewayAdminService"],
+)
+_log = logging.getLogger("caravan.gateway")
+
+
+class GatewayApp:
+    """The service as its process sees it.
+
+    Start: data directory, spool, channels and watches, public listener, ops port. Ready once
+    policy and an engine host are heard. Stop: the other way round.
+    """
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._settings = settings
+        self._start_time_s = time.time()
+        self._tls = TlsIdentity.in_home(settings.home, SERVICE)
+        self._instruments = Instruments()
+        self._readiness = Readiness(("policy", "engine", "serving"))
+        self._view = PolicyView()
+        self._catalog = ModelCatalog(settings.engine.addresses)
+        self._router = Router(self._catalog, LeastLoaded())
+        self._workers = WorkerChannels(self._tls)
+        self._live_calls = LiveCalls(
+            max_calls=settings.server.max_calls,
+            reader_stall_s=settings.server.reader_stall_s,
+            clock=time.monotonic,
+        )
+        self._server = self._make_server()
+        self._resources = contextlib.AsyncExitStack()
+        self.port = 0
+        self.ops_port = 0
+
+    @classmethod
+    def create(cls, settings: GatewaySettings) -> "GatewayApp":
+        """Makes the one application of this process."""
+        configure_logging(SERVICE, level=settings.log.level)
+        return cls(settings)
+
+    async def start(self) -> None:
+        """Listens; readiness comes with the first news of policy and of an engine host.
+
+        Raises:
+            CaravanError: the listener would be insecure; the data directory, the certificates or
+                a port cannot be used.
+        """
+        server = self._settings.server
+        require_safe_listener(
+            server.address,
+            encrypted=server.tls_certificate_path is not None,
+            allow_plaintext=server.allow_plaintext,
+        )
+        await self._start_usage()
+        await self._start_access()
+        self._start_engine_hosts()
+        self._add_servicers()
+        self._run_in_background(self._live_calls.watch_stalls(), "stalled readers")
+        self._resources.push_async_callback(self._server.stop, _LAST_ANSWERS_S)
+        await self._server.start()
+        self.port = self._server.port
+        await self._start_ops()
+        self._readiness.met("serving")
+        self._announce_readiness()
+
+    async def drain(self) -> None:
+        """Refuses new calls and lets running ones finish."""
+        self._readiness.unmet("serving", "draining")
+        self._announce_readiness()
+        await self._live_calls.drain(self._settings.server.drain_timeout_s)
+
+    async def stop(self) -> None:
+        """Ends what is left and frees everything."""
+        await self._resources.aclose()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether calls are taken and can be served."""
+        return self._readiness.is_ready
+
+    async def _start_usage(self) -> None:
+        settings = self._settings.telemetry
+        directory = self._resources.enter_context(DataDirectory.open(self._settings.home, SERVICE))
+        self._spool = SqliteSpool(directory.path / "usage.db", max_bytes=settings.spool_max_bytes)
+        self._resources.push_async_callback(self._spool.close)
+        await self._spool.open()
+        channel = self._open_channel(settings.address, "telemetry")
+        self._telemetry = TelemetryClient(channel, timeout_s=settings.timeout_s)
+        self._usage = UsageDelivery(
+            self._spool,
+            self._telemetry,
+            UsageMetrics(self._instruments),
+            encode=partial(usage_to, gateway_id=self._settings.name),
+            max_unwritten=settings.unwritten_records,
+            clock=time.monotonic,
+        )
+        self._resources.push_async_callback(self._usage.finish)
+        self._run_in_background(self._usage.run(), "usage delivery")
+
+    async def _start_access(self) -> None:
+        settings = self._settings.policy
+        channel = self._open_channel(settings.address, "policy")
+        policy = PolicyClient(channel, timeout_s=settings.timeout_s)
+        lookups = LookupMetrics(self._instruments)
+        self._authenticator = Authenticator(
+            policy,
+            self._view,
+            AuthenticationLimits(
+                max_entries=settings.cache_entries,
+                ttl_s=settings.cache_ttl_s,
+                max_refusals=settings.refusal_entries,
+                refusal_ttl_s=settings.refusal_ttl_s,
+            ),
+            clock=time.monotonic,
+            wall_clock=time.time,
+            on_lookup=lookups.observer("authentication"),
+        )
+        self._authorizer = Authorizer(
+            policy,
+            self._view,
+            max_entries=settings.cache_entries,
+            ttl_s=settings.cache_ttl_s,
+            clock=time.monotonic,
+            on_lookup=lookups.observer("authorization"),
+        )
+        self._resources.push_async_callback(self._authenticator.answers.close)
+        self._resources.push_async_callback(self._authorizer.answers.close)
+        self._policy_admin = PolicyForwarder(channel)
+        self._follow_policy(channel)
+
+    def _follow_policy(self, channel: grpc.aio.Channel) -> None:
+        sync = PolicySync(self._view, self._authenticator, self._authorizer, self._live_calls)
+        self._resources.push_async_callback(sync.close)
+        self._policy_watch = PolicyWatch(channel, sync, on_state=self._on_policy_state)
+        self._run_in_background(self._policy_watch.run(), "policy watch")
+
+    def _start_engine_hosts(self) -> None:
+        self._resources.push_async_callback(self._workers.close)
+        channels = [
+            (address, self._open_channel(address, "engine"))
+            for address in self._settings.engine.addresses
+        ]
+        self._hosts = EngineHosts(
+            channels, self._catalog, self._workers, on_change=self._on_engine_state
+        )
+        self._run_in_background(self._hosts.run(), "engine watch")
+
+    def _stages(self) -> tuple[Stage, ...]:
+        """The way of every inference call, in order."""
+        return (
+            Authenticate(self._authenticator),
+            Authorize(self._authorizer, self._catalog),
+            Validate(draw_seed=lambda: secrets.randbits(64)),
+            Route(self._catalog, self._router),
+            Stream(self._workers),
+            Record(self._usage, new_id=lambda: uuid.uuid4().hex, clock=time.monotonic),
+        )
+
+    def _make_server(self) -> RpcServer:
+        settings = self._settings.server
+        tls = None
+        if settings.tls_certificate_path is not None and settings.tls_key_path is not None:
+            tls = PublicTls(settings.tls_certificate_path, settings.tls_key_path)
+        return RpcServer(
+            settings.address,
+            tls=tls,
+            observers=(CallMetrics(self._instruments),),
+            announce_request_id=True,
+        )
+
+    def _add_servicers(self) -> None:
+        pipeline = InferencePipeline(
+            self._stages(), self._live_calls, outcome_of=outcome_of, clock=time.monotonic
+        )
+        gate = AccessGate(self._live_calls, self._authenticator, self._authorizer, self._catalog)
+        limit = self._settings.server.max_response_bytes
+        servicers = (
+            InferenceServicer(pipeline, max_response_bytes=limit),
+            ModelServicer(gate, self._hosts),
+            PolicyAdminServicer(gate, self._policy_admin),
+            GatewayAdminServicer(gate, self._look, self._hosts.models),
+        )
+        for servicer, descriptor in zip(servicers, _PUBLIC_SERVICES, strict=True):
+            self._server.add(servicer, descriptor)
+
+    async def _start_ops(self) -> None:
+        declare_gauges(
+            self._instruments,
+            {
+                "usage_spool_depth": lambda: self._usage.num_waiting,
+                "credential_cache_entries": lambda: len(self._authenticator.answers),
+                "decision_cache_entries": lambda: len(self._authorizer.answers),
+                "worker_channels": lambda: len(self._workers),
+                "worker_calls_active": lambda: self._router.num_leases,
+                "policy_connected": lambda: self._view.connected,
+                "engine_hosts_connected": lambda: self._catalog.num_connected_hosts,
+            },
+        )
+        ops = OpsServer(
+            self._settings.server.ops_port,
+            host=self._settings.server.ops_host,
+            registry=self._instruments.registry,
+            readiness=self._readiness,
+        )
+        self._resources.push_async_callback(ops.stop)
+        await ops.start()
+        self.ops_port = ops.port
+
+    async def _look(self) -> GatewayStatus:
+        settings = self._settings
+        wrong = await self._telemetry.probe()
+        policy = self._policy_watch.detail
+        engines = [
+            Dependency("engine", host.address, host.connected, host.detail)
+            for host in self._hosts.states()
+        ]
+        return GatewayStatus(
+            version=VERSION,
+            start_time_s=self._start_time_s,
+            serving=self.is_ready,
+            dependencies=(
+                Dependency("policy", settings.policy.address, self._view.connected, policy),
+                *engines,
+                Dependency("telemetry", settings.telemetry.address, not wrong, wrong),
+            ),
+            active_call_count=len(self._live_calls),
+            spooled_record_count=self._usage.num_waiting,
+        )
+
+    def _on_policy_state(self, wrong: str) -> None:
+        self._note("policy", wrong)
+
+    def _on_engine_state(self) -> None:
+        reachable = self._catalog.num_connected_hosts
+        self._note("engine", "" if reachable else "no engine host can be reached")
+
+    def _note(self, condition: str, wrong: str) -> None:
+        if wrong:
+            self._readiness.unmet(condition, wrong)
+        else:
+            self._readiness.met(condition)
+        self._announce_readiness()
+
+    def _announce_readiness(self) -> None:
+        self._server.set_all_serving(self.is_ready)
+
+    def _open_channel(self, address: str, service: str) -> grpc.aio.Channel:
+        channel = open_channel(address, tls=self._tls, server_name=service)
+        self._resources.push_async_callback(channel.close)
+        return channel
+
+    def _run_in_background(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(_log_death)
+        self._resources.push_async_callback(_end, task)
+
+
+def _log_death(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.critical("%s has stopped working", task.get_name(), exc_info=error)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,128 @@
+"""Watches the engine hosts, and passes model calls on to them."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+
+import grpc.aio
+from google.protobuf.message import Message
+
+from caravan.model.v1 import endpoint_service_pb2 as endpoint_pb
+from caravan.model.v1 import endpoint_service_pb2_grpc as endpoint_grpc
+from caravan.model.v1 import model_pb2 as model_pb
+from caravan_gateway.clients.convert import picture_from
+from caravan_gateway.clients.forwarding import forward_stream, forward_unary
+from caravan_gateway.clients.watching import watch_forever
+from caravan_gateway.clients.worker_channels import WorkerChannels
+from caravan_gateway.domain.models import ModelCatalog
+from caravan_gateway.runtime.forwarded_call import ForwardedCall
+
+ENGINE = "engine"
+
+
+@dataclass(frozen=True, slots=True)
+class HostState:
+    """One host, seen from here; `detail` says what is wrong, or nothing."""
+
+    address: str
+    connected: bool
+    detail: str
+
+
+class _Host:
+    """One host: what it said last."""
+
+    def __init__(self, address: str, channel: grpc.aio.Channel, hosts: "EngineHosts") -> None:
+        self.address = address
+        self.channel = channel
+        self.models: Sequence[model_pb.Model] = ()
+        self.worker_ids: frozenset[str] = frozenset()
+        self.detail = "not connected yet"
+        self._hosts = hosts
+        self._stub = endpoint_grpc.EndpointServiceStub(channel)
+
+    async def watch(self) -> None:
+        await watch_forever(
+            lambda: self._stub.WatchEndpoints(endpoint_pb.WatchEndpointsRequest()),
+            self,
+            source=f"{ENGINE} {self.address}",
+        )
+
+    def heard(self, message: endpoint_pb.WatchEndpointsResponse, *, first: bool) -> None:
+        self.models = tuple(message.models)
+        self.worker_ids = frozenset(endpoint.worker_id for endpoint in message.endpoints)
+        self.detail = ""
+        self._hosts.updated(self.address, message)
+
+    def lost(self, detail: str) -> None:
+        self.detail = detail
+        self._hosts.lost(self.address)
+
+
+class EngineHosts:
+    """All watched hosts. Owned by the event loop."""
+
+    def __init__(
+        self,
+        channels: Sequence[tuple[str, grpc.aio.Channel]],
+        catalog: ModelCatalog,
+        workers: WorkerChannels,
+        *,
+        on_change: Callable[[], None],
+    ) -> None:
+        """Prepares the watches.
+
+        Args:
+            channels: address and channel of each host; whoever opened them closes them.
+            catalog: is kept up to date.
+            workers: whose channels follow the endpoints.
+            on_change: called after each piece of news.
+        """
+        self._catalog = catalog
+        self._workers = workers
+        self._on_change = on_change
+        self._hosts = {address: _Host(address, channel, self) for address, channel in channels}
+
+    async def run(self) -> None:
+        """Watches until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for host in self._hosts.values():
+                group.create_task(host.watch())
+
+    def states(self) -> list[HostState]:
+        """How each host is."""
+        return [
+            HostState(host.address, self._catalog.is_connected(host.address), host.detail)
+            for host in self._hosts.values()
+        ]
+
+    def models(self) -> list[model_pb.Model]:
+        """The models of all hosts, by name."""
+        models = [model for host in self._hosts.values() for model in host.models]
+        return sorted(models, key=lambda model: model.name)
+
+    async def unary(self, request: Message, forwarded: ForwardedCall) -> bytes:
+        """Passes a call of ModelService on and returns the answer's bytes."""
+        channel = self._channel_for(forwarded)
+        return await forward_unary(channel, ENGINE, request, forwarded)
+
+    def stream(self, request: Message, forwarded: ForwardedCall) -> AsyncGenerator[bytes, None]:
+        """Passes a streamed call of ModelService on and yields the answers' bytes."""
+        channel = self._channel_for(forwarded)
+        return forward_stream(channel, ENGINE, request, forwarded)
+
+    def updated(self, address: str, message: endpoint_pb.WatchEndpointsResponse) -> None:
+        """A host said something new."""
+        self._catalog.update(address, picture_from(message))
+        self._workers.keep_only(
+            frozenset().union(*(host.worker_ids for host in self._hosts.values()))
+        )
+        self._on_change()
+
+    def lost(self, address: str) -> None:
+        """A host cannot be reached. Its workers may well be alive, so their channels stay."""
+        self._catalog.lose(address)
+        self._on_change()
+
+    def _channel_for(self, forwarded: ForwardedCall) -> grpc.aio.Channel:
+        return self._hosts[self._catalog.host_of(forwarded.model or "")].channel

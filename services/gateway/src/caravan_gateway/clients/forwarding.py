@@ -1,0 +1,69 @@
+"""Passes a public call on to the service that serves it, byte by byte what it answers."""
+
+from collections.abc import AsyncGenerator
+
+import grpc.aio
+from google.protobuf.message import Message
+
+from caravan_gateway.clients.failures import forwarding_failure
+from caravan_gateway.runtime.forwarded_call import ForwardedCall
+from caravan_rpckit.call import REQUEST_ID_KEY
+
+
+class PolicyForwarder:
+    """Passes PolicyAdminService on."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+
+    async def unary(self, request: Message, forwarded: ForwardedCall) -> bytes:
+        """Returns the answer's bytes."""
+        return await forward_unary(self._channel, "policy", request, forwarded)
+
+
+async def forward_unary(
+    channel: grpc.aio.Channel, service: str, request: Message, forwarded: ForwardedCall
+) -> bytes:
+    """Returns the bytes of the answer.
+
+    Raises:
+        DependencyUnavailableError: `service` cannot be reached.
+        AioRpcError: what it refused with.
+    """
+    send: grpc.aio.UnaryUnaryMultiCallable[Message, bytes] = channel.unary_unary(
+        f"/{forwarded.method}", request_serializer=type(request).SerializeToString
+    )
+    try:
+        response: bytes = await send(
+            request, timeout=forwarded.timeout_s, metadata=_metadata(forwarded)
+        )
+    except grpc.aio.AioRpcError as error:
+        raise forwarding_failure(error, service) from None
+    return response
+
+
+async def forward_stream(
+    channel: grpc.aio.Channel, service: str, request: Message, forwarded: ForwardedCall
+) -> AsyncGenerator[bytes, None]:
+    """Yields the bytes of each answer; closing it cancels the call upstream.
+
+    Raises:
+        DependencyUnavailableError: `service` cannot be reached.
+        AioRpcError: what it refused with.
+    """
+    send: grpc.aio.UnaryStreamMultiCallable[Message, bytes] = channel.unary_stream(
+        f"/{forwarded.method}", request_serializer=type(request).SerializeToString
+    )
+    call = send(request, timeout=forwarded.timeout_s, metadata=_metadata(forwarded))
+    try:
+        async for response in call:
+            yield response
+    except grpc.aio.AioRpcError as error:
+        raise forwarding_failure(error, service) from None
+    finally:
+        call.cancel()
+
+
+def _metadata(forwarded: ForwardedCall) -> tuple[tuple[str, str], ...]:
+    """All that goes along: nothing that the client sent is passed on."""
+    return ((REQUEST_ID_KEY, forwarded.request_id),)

@@ -1,0 +1,109 @@
+"""Talks to the workers: one channel per worker process."""
+
+import asyncio
+from collections.abc import AsyncIterable, Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import grpc.aio
+
+from caravan.engine.v1 import worker_service_pb2 as worker_pb
+from caravan.engine.v1 import worker_service_pb2_grpc as worker_grpc
+from caravan_gateway.clients.convert import run_event_from, run_request_to
+from caravan_gateway.clients.failures import worker_failure
+from caravan_gateway.domain.errors import WorkerDiedError
+from caravan_gateway.domain.inference_call import CompletedFacts, Events, InferenceCall
+from caravan_gateway.domain.models import Endpoint
+from caravan_rpckit.channel import open_channel
+from caravan_rpckit.tls import TlsIdentity
+
+if TYPE_CHECKING:
+    from caravan.engine.v1.worker_service_pb2_grpc import WorkerServiceAsyncStub
+
+# Workers show the certificate of the engine that started them.
+WORKER_SERVICE = "engine"
+
+
+@dataclass(slots=True)
+class _Worker:
+    channel: grpc.aio.Channel
+    stub: "WorkerServiceAsyncStub"
+    num_calls: int = 0
+    retired: bool = False
+
+
+class WorkerChannels:
+    """Runs calls on workers. Owned by the event loop.
+
+    A channel is opened by the first call to its worker. It is closed when the worker is gone from
+    the endpoints and its last call has ended: a worker that drains still serves what it has.
+    """
+
+    def __init__(self, tls: TlsIdentity | None) -> None:
+        self._tls = tls
+        self._workers: dict[str, _Worker] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def keep_only(self, worker_ids: Collection[str]) -> None:
+        """Closes the channels of all other workers, as soon as they are idle."""
+        for worker_id, worker in tuple(self._workers.items()):
+            worker.retired = worker_id not in worker_ids
+            self._close_if_done(worker_id, worker)
+
+    async def close(self) -> None:
+        """Closes every channel, ending what runs."""
+        workers, self._workers = self._workers, {}
+        for worker in workers.values():
+            await worker.channel.close()
+        await asyncio.gather(*self._closing)
+
+    async def run(self, endpoint: Endpoint, call: InferenceCall) -> Events:
+        """Implements WorkerRunner."""
+        worker = self._workers.get(endpoint.worker_id) or self._open(endpoint)
+        worker.num_calls += 1
+        try:
+            run = worker.stub.Run(run_request_to(call), timeout=call.time_left())
+            try:
+                async for event in _events(run, call.model):
+                    yield event
+            finally:
+                run.cancel()  # does nothing to a run that is over
+        finally:
+            worker.num_calls -= 1
+            self._close_if_done(endpoint.worker_id, worker)
+
+    def _open(self, endpoint: Endpoint) -> _Worker:
+        server_name = None if self._tls is None else WORKER_SERVICE
+        channel = open_channel(endpoint.address, tls=self._tls, server_name=server_name)
+        worker = _Worker(channel, worker_grpc.WorkerServiceStub(channel))
+        self._workers[endpoint.worker_id] = worker
+        return worker
+
+    def _close_if_done(self, worker_id: str, worker: _Worker) -> None:
+        if worker.retired and not worker.num_calls and worker_id in self._workers:
+            del self._workers[worker_id]
+            closing = asyncio.create_task(worker.channel.close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+
+async def _events(run: AsyncIterable[worker_pb.RunResponse], model: str) -> Events:
+    """Yields up to `completed`; raises where a worker ends without it."""
+    completed = False
+    try:
+        async for response in run:
+            if completed:
+                break
+            event = run_event_from(response)
+            if event is not None:
+                completed = isinstance(event.facts, CompletedFacts)
+                yield event
+    except grpc.aio.AioRpcError as error:
+        # After the terminal event a status can say nothing more to the client.
+        if not completed:
+            raise worker_failure(error, model) from None
+    if not completed:
+        raise WorkerDiedError(model)

@@ -1,0 +1,144 @@
+"""One inference call on its way through the stages, and what is seen of its events."""
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from caravan_gateway.domain.generation import GenerationSpec
+from caravan_gateway.domain.principal import Credential, Identity
+from caravan_gateway.domain.routing import Lease
+from caravan_gateway.domain.usage import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class StartedFacts:
+    """The worker took the request."""
+
+    model_digest: str
+    input_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaFacts:
+    """New tokens of a choice; how many it has with them."""
+
+    choice_index: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedFacts:
+    """A choice ended."""
+
+    choice_index: int
+    finish_reason: str
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class CompletedFacts:
+    """The generation ended well; always the last event."""
+
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    queue_ms: float
+
+
+RunFacts = StartedFacts | DeltaFacts | FinishedFacts | CompletedFacts
+
+
+@dataclass(frozen=True, slots=True)
+class RunEvent:
+    """One event: what the client gets, which nobody here looks into, and the facts in it."""
+
+    payload: object
+    facts: RunFacts
+
+
+# Whoever stops before the end closes it; that reaches back to the worker.
+Events = AsyncGenerator[RunEvent, None]
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a call has used so far; kept up event by event, so that it holds however it ends."""
+
+    model_digest: str = ""
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    queue_ms: float = 0.0
+    first_token_s: float | None = None
+    total_output_tokens: int | None = None
+    output_tokens_by_choice: dict[int, int] = field(default_factory=dict)
+    finish_reasons: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def output_tokens(self) -> int:
+        """Generated tokens over all choices; the worker's own sum once it said so."""
+        if self.total_output_tokens is not None:
+            return self.total_output_tokens
+        return sum(self.output_tokens_by_choice.values())
+
+    def observe(self, facts: RunFacts, now_s: float) -> None:
+        """Takes in one event."""
+        match facts:
+            case DeltaFacts():
+                if self.first_token_s is None:
+                    self.first_token_s = now_s
+                self.output_tokens_by_choice[facts.choice_index] = facts.output_tokens
+            case StartedFacts():
+                self.model_digest = facts.model_digest
+                self.input_tokens = facts.input_tokens
+                self.cached_tokens = facts.cached_tokens
+            case FinishedFacts():
+                self.finish_reasons[facts.choice_index] = facts.finish_reason
+                self.output_tokens_by_choice[facts.choice_index] = facts.output_tokens
+            case CompletedFacts():
+                self.input_tokens = facts.input_tokens
+                self.cached_tokens = facts.cached_tokens
+                self.total_output_tokens = facts.output_tokens
+                self.queue_ms = facts.queue_ms
+
+
+class CallGuard(Protocol):
+    """What can end a call from outside."""
+
+    def bind(self, credential: Credential, key_id: str) -> None:
+        """From now on the call ends when the key is revoked."""
+
+
+class TimeLeft(Protocol):
+    """The caller's deadline."""
+
+    def __call__(self) -> float | None:
+        """Seconds that are left; None without a deadline."""
+
+
+@dataclass(slots=True)
+class InferenceCall:
+    """One call. The first block comes with it; the stages fill in the second.
+
+    `request` is the request as it came, for the worker; nothing here looks into it.
+    """
+
+    method: str
+    request_id: str
+    traceparent: str
+    authorization: str | None = field(repr=False)
+    spec: GenerationSpec
+    request: object = field(repr=False)
+    time_left: TimeLeft = field(repr=False)
+    start_s: float
+    start_time_s: float
+
+    guard: CallGuard | None = None
+    identity: Identity | None = None
+    model: str = ""
+    seed: int = 0
+    priority: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+    lease: Lease | None = None
+    progress: Progress = field(default_factory=Progress)
+    outcome: Outcome = field(default_factory=Outcome)

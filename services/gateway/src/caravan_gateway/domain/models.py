@@ -1,0 +1,170 @@
+"""Which models exist and where their workers are, over all watched engine hosts."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from caravan_gateway.domain.errors import (
+    DependencyUnavailableError,
+    GatewayError,
+    ModelDrainingError,
+    ModelFailedError,
+    ModelLoadingError,
+    ModelNotFoundError,
+    ModelNotLoadedError,
+    WorkerDiedError,
+)
+
+
+class ModelState(StrEnum):
+    """Sums up a model's replicas."""
+
+    UNLOADED = "unloaded"
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model of one host. `restarting`: one of its workers died and comes back."""
+
+    name: str
+    aliases: tuple[str, ...]
+    state: ModelState
+    restarting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A worker that takes requests. `worker_id` names the process."""
+
+    model: str
+    model_digest: str
+    replica_index: int
+    worker_id: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Everything that one host said last."""
+
+    host_id: str
+    models: tuple[ServedModel, ...] = ()
+    endpoints: tuple[Endpoint, ...] = ()
+
+
+@dataclass(slots=True)
+class _Host:
+    picture: Picture | None = None
+    connected: bool = False
+
+
+class ModelCatalog:
+    """The pictures of all hosts together. Owned by the event loop.
+
+    The picture of a host that cannot be reached is kept: its names are still known, and its
+    workers are tried as long as no other host offers the model.
+    """
+
+    def __init__(self, hosts: Sequence[str]) -> None:
+        self._hosts = {address: _Host() for address in hosts}
+
+    def update(self, host: str, picture: Picture) -> None:
+        """Replaces what `host` said before."""
+        self._hosts[host].picture = picture
+        self._hosts[host].connected = True
+
+    def lose(self, host: str) -> None:
+        """`host` cannot be reached at present."""
+        self._hosts[host].connected = False
+
+    def is_connected(self, host: str) -> bool:
+        """Whether the news of `host` arrive."""
+        return self._hosts[host].connected
+
+    @property
+    def num_connected_hosts(self) -> int:
+        """How many hosts are watched successfully."""
+        return sum(host.connected for host in self._hosts.values())
+
+    def resolve(self, name: str) -> str | None:
+        """Returns the model's own name for a name or alias; names come before aliases."""
+        models = [model for picture in self._pictures() for model in picture.models]
+        for model in models:
+            if model.name == name:
+                return name
+        for model in models:
+            if name in model.aliases:
+                return model.name
+        return None
+
+    def find(self, name: str) -> str:
+        """Like `resolve`, for a name that has to exist.
+
+        Raises:
+            ModelNotFoundError: no host knows it.
+            DependencyUnavailableError: a host that might know it was never reached.
+        """
+        resolved = self.resolve(name)
+        if resolved is not None:
+            return resolved
+        if any(host.picture is None for host in self._hosts.values()):
+            raise DependencyUnavailableError("engine")
+        raise ModelNotFoundError(name)
+
+    def endpoints_of(self, model: str) -> tuple[Endpoint, ...]:
+        """The workers of `model` that take requests; never empty.
+
+        Raises:
+            GatewayError: why there are none.
+        """
+        fresh = tuple(self._endpoints(model, connected=True))
+        candidates = fresh or tuple(self._endpoints(model, connected=False))
+        if not candidates:
+            raise self._reason_for_none(model)
+        return candidates
+
+    def host_of(self, name: str) -> str:
+        """The host to ask about a model: one that knows it, preferably, and can be reached.
+
+        Raises:
+            DependencyUnavailableError: no host can be reached.
+        """
+        connected = [address for address, host in self._hosts.items() if host.connected]
+        if not connected:
+            raise DependencyUnavailableError("engine")
+        for address in connected:
+            picture = self._hosts[address].picture
+            if picture is not None and _knows(picture, name):
+                return address
+        return connected[0]
+
+    def _pictures(self) -> Iterator[Picture]:
+        return (host.picture for host in self._hosts.values() if host.picture is not None)
+
+    def _endpoints(self, model: str, *, connected: bool) -> Iterator[Endpoint]:
+        for host in self._hosts.values():
+            if host.connected is connected and host.picture is not None:
+                yield from (one for one in host.picture.endpoints if one.model == model)
+
+    def _reason_for_none(self, name: str) -> GatewayError:
+        models = [
+            model for picture in self._pictures() for model in picture.models if model.name == name
+        ]
+        states = {model.state for model in models}
+        if any(model.restarting for model in models):
+            return WorkerDiedError(name)
+        if states & {ModelState.LOADING, ModelState.READY}:
+            return ModelLoadingError(name)
+        if ModelState.DRAINING in states:
+            return ModelDrainingError(name)
+        if ModelState.FAILED in states:
+            return ModelFailedError(name)
+        return ModelNotLoadedError(name)
+
+
+def _knows(picture: Picture, name: str) -> bool:
+    return any(name == model.name or name in model.aliases for model in picture.models)

@@ -1,0 +1,54 @@
+"""What the domain needs from outside, each the size of one capability."""
+
+from typing import Protocol
+
+from caravan_gateway.domain.decision import Decision, Question
+from caravan_gateway.domain.inference_call import Events, InferenceCall
+from caravan_gateway.domain.models import Endpoint
+from caravan_gateway.domain.principal import Credential, Identity
+from caravan_gateway.domain.usage import UsageRecord
+
+
+class CredentialChecker(Protocol):
+    """Policy, asked who holds a credential."""
+
+    async def check_credential(self, credential: Credential) -> Identity:
+        """Returns who it is.
+
+        Raises:
+            InvalidCredentialError, KeyExpiredError, KeyRevokedError: policy refuses it.
+            DependencyUnavailableError: policy does not answer.
+        """
+
+
+class PermissionChecker(Protocol):
+    """Policy, asked what a principal may do."""
+
+    async def check_permission(self, question: Question) -> Decision:
+        """Returns the decision.
+
+        Raises:
+            DependencyUnavailableError: policy does not answer.
+        """
+
+
+class WorkerRunner(Protocol):
+    """The workers."""
+
+    def run(self, endpoint: Endpoint, call: InferenceCall) -> Events:
+        """Runs the call on one worker and yields its events; closing it cancels the worker's work.
+
+        The last event is `completed`, or it raises. Reads from the worker only when asked for the
+        next event.
+
+        Raises:
+            WorkerDiedError: the worker is gone.
+            Exception: whatever the worker refused with, unchanged.
+        """
+
+
+class UsageSink(Protocol):
+    """Where records of finished calls go."""
+
+    def record(self, usage: UsageRecord) -> None:
+        """Takes one record; never blocks and never fails."""

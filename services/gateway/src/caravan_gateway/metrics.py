@@ -1,0 +1,129 @@
+"""The gateway's instruments."""
+
+from collections.abc import Callable, Mapping
+
+from caravan_obskit.instruments import Instruments, Label
+from caravan_rpckit.observers import CallRecord
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_INTERNAL_PREFIXES = ("grpc.health.", "grpc.reflection.")
+
+
+class CallMetrics:
+    """Counts calls; told by the server about each."""
+
+    def __init__(self, instruments: Instruments) -> None:
+        method = Label("method", most=64)
+        self._requests = instruments.counter(
+            "caravan_gateway_requests_total",
+            unit="calls",
+            description="Calls that ended, by method and gRPC code.",
+            labels=(method, Label("code", most=20)),
+        )
+        self._refusals = instruments.counter(
+            "caravan_gateway_refusals_total",
+            unit="calls",
+            description="Calls that ended with an error, by its reason.",
+            labels=(Label("reason", most=64),),
+        )
+        self._durations = instruments.histogram(
+            "caravan_gateway_request_duration_seconds",
+            unit="seconds",
+            description="From arrival to the end of a call.",
+            buckets=_SECONDS,
+            labels=(method,),
+        )
+        self._active = instruments.gauge(
+            "caravan_gateway_requests_active",
+            unit="calls",
+            description="Calls in progress.",
+        )
+
+    def call_started(self, method: str) -> None:
+        """A call begins."""
+        if not method.startswith(_INTERNAL_PREFIXES):
+            self._active.of().inc()
+
+    def call_ended(self, record: CallRecord) -> None:
+        """A call is over."""
+        if record.method.startswith(_INTERNAL_PREFIXES):
+            return
+        self._active.of().dec()
+        self._requests.of(method=record.method, code=record.code.name).inc()
+        self._durations.of(method=record.method).observe(record.duration_s)
+        if record.reason:
+            self._refusals.of(reason=record.reason).inc()
+
+
+class UsageMetrics:
+    """Counts usage records; told by their delivery."""
+
+    def __init__(self, instruments: Instruments) -> None:
+        self._dropped = instruments.counter(
+            "caravan_gateway_usage_records_dropped_total",
+            unit="records",
+            description="Usage records that are lost, by cause: memory_full, disk, refused.",
+            labels=(Label("cause", values=("memory_full", "disk", "refused")),),
+        )
+        self._delivered = instruments.counter(
+            "caravan_gateway_usage_records_delivered_total",
+            unit="records",
+            description="Usage records that telemetry acknowledged.",
+        )
+
+    def dropped(self, count: int, cause: str) -> None:
+        """Records are lost."""
+        self._dropped.of(cause=cause).inc(count)
+
+    def delivered(self, count: int) -> None:
+        """Records arrived."""
+        self._delivered.of().inc(count)
+
+
+class LookupMetrics:
+    """Counts how often policy did not have to be asked."""
+
+    def __init__(self, instruments: Instruments) -> None:
+        self._lookups = instruments.counter(
+            "caravan_gateway_policy_lookups_total",
+            unit="lookups",
+            description="Questions for policy, by kind and whether the answer was remembered.",
+            labels=(
+                Label("kind", values=("authentication", "authorization")),
+                Label("result", values=("hit", "miss")),
+            ),
+        )
+
+    def observer(self, kind: str) -> Callable[[bool], None]:
+        """Returns what is told of each lookup of `kind`."""
+        results = {known: self._lookups.of(kind=kind, result=result) for known, result in _RESULTS}
+        return lambda known: results[known].inc()
+
+
+_RESULTS = ((True, "hit"), (False, "miss"))
+
+
+def declare_gauges(instruments: Instruments, readings: Mapping[str, Callable[[], float]]) -> None:
+    """Declares what is read at the moment of a scrape.
+
+    Args:
+        instruments: where to declare.
+        readings: one for each name in `GAUGES`.
+
+    Raises:
+        KeyError: a reading is missing.
+    """
+    for name, (unit, description) in GAUGES.items():
+        gauge = instruments.gauge(f"caravan_gateway_{name}", unit=unit, description=description)
+        gauge.of().set_function(readings[name])
+
+
+GAUGES: Mapping[str, tuple[str, str]] = {
+    "usage_spool_depth": ("records", "Usage records that telemetry does not have yet."),
+    "credential_cache_entries": ("entries", "Credentials whose holder is remembered."),
+    "decision_cache_entries": ("entries", "Decisions that are remembered."),
+    "worker_channels": ("channels", "Open channels to workers."),
+    "worker_calls_active": ("calls", "Calls that run on workers."),
+    "policy_connected": ("bool", "Whether the news from policy arrive."),
+    "engine_hosts_connected": ("hosts", "Engine hosts whose news arrive."),
+}

@@ -1,0 +1,1 @@
+"""The public servicers; thin, and nothing else."""

@@ -1,0 +1,115 @@
+"""Between the wire and the domain, for what clients ask of the gateway."""
+
+import re
+from collections.abc import Callable, Sequence
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from caravan.gateway.v1 import gateway_admin_service_pb2 as gateway_pb
+from caravan.inference.v1 import generation_pb2 as generation_pb
+from caravan.model.v1 import model_pb2 as model_pb
+from caravan_gateway.domain.generation import (
+    ChatInput,
+    GenerationSpec,
+    Sampling,
+    TextInput,
+    TokenInput,
+)
+from caravan_gateway.domain.inference_call import InferenceCall
+from caravan_gateway.runtime.gateway_status import GatewayStatus
+from caravan_rpckit.call import Call
+
+AUTHORIZATION_KEY = "authorization"
+_TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_KNOWN_ROLES = frozenset(generation_pb.ChatRole.values()) - {generation_pb.CHAT_ROLE_UNSPECIFIED}
+_SAMPLING_FIELDS = (
+    *("temperature", "top_k", "top_p", "min_p"),
+    *("repeat_penalty", "frequency_penalty", "presence_penalty", "penalty_last_n"),
+)
+
+
+def inference_call_from(
+    request: generation_pb.GenerateRequest,
+    call: Call,
+    *,
+    clock: Callable[[], float],
+    wall_clock: Callable[[], float],
+) -> InferenceCall:
+    """A call at its beginning. Only the metadata that is read here has any effect."""
+    traceparent = call.metadata.get("traceparent", "")
+    return InferenceCall(
+        method=call.method,
+        request_id=call.request_id,
+        traceparent=traceparent if _TRACEPARENT.fullmatch(traceparent) else "",
+        authorization=call.metadata.get(AUTHORIZATION_KEY),
+        spec=generation_spec_from(request),
+        request=request,
+        time_left=call.time_remaining,
+        start_s=clock(),
+        start_time_s=wall_clock(),
+    )
+
+
+def generation_spec_from(request: generation_pb.GenerateRequest) -> GenerationSpec:
+    """What of a request the gateway judges; its texts stay behind."""
+    return GenerationSpec(
+        model=request.model,
+        input=_input_from(request),
+        sampling=_sampling_from(request.sampling),
+        stop_sizes=tuple(len(stop.encode()) for stop in request.stop),
+        max_output_tokens=(
+            request.max_output_tokens if request.HasField("max_output_tokens") else None
+        ),
+        seed=request.seed if request.HasField("seed") else None,
+        priority=request.priority if request.HasField("priority") else None,
+        labels=dict(request.labels),
+    )
+
+
+def _input_from(
+    request: generation_pb.GenerateRequest,
+) -> TextInput | TokenInput | ChatInput | None:
+    match request.WhichOneof("input"):
+        case "text":
+            return TextInput(len(request.text))
+        case "token_ids":
+            return TokenInput(len(request.token_ids.ids))
+        case "chat":
+            roles = (message.role for message in request.chat.messages)
+            return ChatInput(tuple(role in _KNOWN_ROLES for role in roles))
+        case _:
+            return None
+
+
+def _sampling_from(sampling: generation_pb.SamplingOptions) -> Sampling:
+    present = {
+        field.name: value
+        for field, value in sampling.ListFields()
+        if field.name in _SAMPLING_FIELDS
+    }
+    return Sampling(**present, logit_bias=dict(sampling.logit_bias))
+
+
+def status_to(
+    status: GatewayStatus, models: Sequence[model_pb.Model]
+) -> gateway_pb.GetGatewayStatusResponse:
+    """The status as clients get it."""
+    start_time = Timestamp()
+    start_time.FromNanoseconds(round(status.start_time_s * 1e9))
+    return gateway_pb.GetGatewayStatusResponse(
+        version=status.version,
+        start_time=start_time,
+        serving=status.serving,
+        dependencies=[
+            gateway_pb.DependencyStatus(
+                service=dependency.service,
+                address=dependency.address,
+                reachable=dependency.reachable,
+                detail=dependency.detail,
+            )
+            for dependency in status.dependencies
+        ],
+        models=models,
+        active_call_count=status.active_call_count,
+        spooled_record_count=status.spooled_record_count,
+    )

@@ -1,0 +1,57 @@
+"""What the servicers of passed-on services share."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Protocol
+
+from google.protobuf.message import Message
+
+from caravan_gateway.rpc.convert import AUTHORIZATION_KEY
+from caravan_gateway.runtime.access import AccessGate
+from caravan_gateway.runtime.forwarded_call import ForwardedCall
+from caravan_rpckit.call import Call
+
+
+class UnaryForwarder(Protocol):
+    """The service behind."""
+
+    async def unary(self, request: Message, forwarded: ForwardedCall) -> bytes:
+        """Returns the answer's bytes, or raises what the service refused with."""
+
+
+class StreamForwarder(Protocol):
+    """The service behind, for streamed answers."""
+
+    def stream(self, request: Message, forwarded: ForwardedCall) -> AsyncGenerator[bytes, None]:
+        """Yields the answers' bytes, or raises what the service refused with."""
+
+
+async def pass_on(
+    gate: AccessGate,
+    forwarder: UnaryForwarder,
+    request: Message,
+    call: Call,
+    model: str | None = None,
+) -> bytes:
+    """Passes a call on for a caller that may; `model` is the name in the request."""
+    async with gate.passed(call.method, call.metadata.get(AUTHORIZATION_KEY), model):
+        return await forwarder.unary(request, _forwarded(call, model))
+
+
+async def pass_on_stream(
+    gate: AccessGate,
+    forwarder: StreamForwarder,
+    request: Message,
+    call: Call,
+    model: str | None = None,
+) -> AsyncGenerator[bytes, None]:
+    """Like `pass_on`, for streamed answers."""
+    async with gate.passed(call.method, call.metadata.get(AUTHORIZATION_KEY), model) as live:
+        answers = forwarder.stream(request, _forwarded(call, model))
+        async with aclosing(live.relayed(answers)) as relayed:
+            async for answer in relayed:
+                yield answer
+
+
+def _forwarded(call: Call, model: str | None) -> ForwardedCall:
+    return ForwardedCall(call.method, call.request_id, call.time_remaining(), model)

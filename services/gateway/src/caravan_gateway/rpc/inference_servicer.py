@@ -1,0 +1,50 @@
+"""Serves `caravan.inference.v1.InferenceService`."""
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import cast
+
+from caravan.inference.v1 import generation_pb2 as generation_pb
+from caravan_gateway.domain.inference_call import InferenceCall
+from caravan_gateway.rpc.convert import inference_call_from
+from caravan_gateway.rpc.response_collector import ResponseCollector
+from caravan_gateway.runtime.inference_pipeline import InferencePipeline
+from caravan_rpckit.call import Call
+
+
+class InferenceServicer:
+    """Both methods run the same pipeline; one collects what the other streams."""
+
+    def __init__(self, pipeline: InferencePipeline, *, max_response_bytes: int) -> None:
+        self._pipeline = pipeline
+        self._max_response_bytes = max_response_bytes
+
+    async def Generate(
+        self, request: generation_pb.GenerateRequest, call: Call
+    ) -> generation_pb.GenerateResponse:
+        """Answers when the whole text is there."""
+        collector = ResponseCollector(self._max_response_bytes)
+        async with aclosing(self._events(request, call)) as events:
+            async for event in events:
+                collector.add(event)
+        return collector.response()
+
+    async def StreamGenerate(
+        self, request: generation_pb.GenerateRequest, call: Call
+    ) -> AsyncGenerator[generation_pb.GenerateEvent, None]:
+        """Answers in events."""
+        async with aclosing(self._events(request, call)) as events:
+            async for event in events:
+                yield event
+
+    async def _events(
+        self, request: generation_pb.GenerateRequest, call: Call
+    ) -> AsyncGenerator[generation_pb.GenerateEvent, None]:
+        inference = self._inference_call(request, call)
+        async with aclosing(self._pipeline.run(inference)) as events:
+            async for event in events:
+                yield cast(generation_pb.GenerateEvent, event.payload)
+
+    def _inference_call(self, request: generation_pb.GenerateRequest, call: Call) -> InferenceCall:
+        return inference_call_from(request, call, clock=time.monotonic, wall_clock=time.time)

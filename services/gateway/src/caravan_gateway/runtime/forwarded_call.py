@@ -1,0 +1,13 @@
+"""A public call that another service answers."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardedCall:
+    """What goes along with the request; `model` is the name in it, if it has one."""
+
+    method: str
+    request_id: str
+    timeout_s: float | None
+    model: str | None = None

@@ -1,0 +1,81 @@
+"""Takes an inference call through the list of stages."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, aclosing
+
+from caravan_gateway.domain.admission import Stage
+from caravan_gateway.domain.errors import CallerDeadlineError, CallerLeftError
+from caravan_gateway.domain.inference_call import Events, InferenceCall
+from caravan_gateway.domain.usage import Outcome
+from caravan_gateway.runtime.live_calls import LiveCall, LiveCalls
+
+
+class InferencePipeline:
+    """Runs calls; each by the task that iterates over `run`."""
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        live_calls: LiveCalls,
+        *,
+        outcome_of: Callable[[BaseException], Outcome],
+        clock: Callable[[], float],
+    ) -> None:
+        """Prepares the pipeline.
+
+        Args:
+            stages: in the order in which a call passes them.
+            live_calls: where running calls are counted and ended.
+            outcome_of: the code and reason that a client sees for an exception.
+            clock: monotonic, in seconds.
+        """
+        self.stages = tuple(stages)
+        self._live_calls = live_calls
+        self._outcome_of = outcome_of
+        self._clock = clock
+
+    async def run(self, call: InferenceCall) -> Events:
+        """Yields the events of the call, ending with `completed`, or raises.
+
+        Close it (`aclosing`) when leaving early; that cancels the work upstream.
+        """
+        with self._live_calls.track() as live, ExitStack() as settling:
+            call.guard = live
+            for stage in reversed(self.stages):
+                settling.callback(stage.settle, call)
+            try:
+                async with aclosing(live.relayed(self._events(call))) as events:
+                    async for event in events:
+                        yield event
+            except BaseException as error:
+                call.outcome = self._outcome_of(_cause(error, live, call))
+                raise
+
+    async def _events(self, call: InferenceCall) -> Events:
+        for stage in self.stages:
+            await stage.admit(call)
+        events: Events = _nothing()
+        for stage in self.stages:
+            events = stage.follow(call, events)
+        async with aclosing(events) as followed:
+            async for event in followed:
+                call.progress.observe(event.facts, self._clock())
+                yield event
+
+
+async def _nothing() -> Events:
+    return
+    yield
+
+
+def _cause(error: BaseException, live: LiveCall, call: InferenceCall) -> BaseException:
+    """Why the call ended, where the exception is only how."""
+    if not isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return error
+    if live.error is not None:
+        return live.error
+    time_left = call.time_left()
+    if time_left is not None and time_left <= 0:
+        return CallerDeadlineError()
+    return CallerLeftError()

@@ -1,0 +1,426 @@
+"""The services around the gateway, played by small servers with real mutual TLS."""
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+
+from caravan.engine.v1 import worker_service_pb2 as worker_pb
+from caravan.inference.v1 import generation_pb2 as generation_pb
+from caravan.model.v1 import endpoint_service_pb2 as endpoint_pb
+from caravan.model.v1 import model_pb2, model_service_pb2
+from caravan.policy.v1 import authentication_service_pb2 as authentication_pb
+from caravan.policy.v1 import authorization_service_pb2 as authorization_pb
+from caravan.policy.v1 import policy_admin_service_pb2 as admin_pb
+from caravan.policy.v1 import principal_pb2
+from caravan.telemetry.v1 import ingest_service_pb2 as ingest_pb
+from caravan_rpckit.errors import CaravanError, FieldViolation, Reason
+from caravan_rpckit.server import RpcServer
+from caravan_rpckit.tls import TlsIdentity
+
+
+class RefusedError(CaravanError):
+    def __init__(self, reason: Reason, **details):
+        super().__init__("Refused by a fake.", **details)
+        self.reason = reason
+
+
+class FakeServer:
+    """Starts on a free port, and after a stop on the same one again."""
+
+    def __init__(self, home, service):
+        self._tls = TlsIdentity.in_home(home, service)
+        self._server = None
+        self.port = 0
+
+    @property
+    def address(self):
+        return f"127.0.0.1:{self.port}"
+
+    def add_to(self, server):
+        raise NotImplementedError
+
+    async def start(self):
+        self._server = RpcServer(f"127.0.0.1:{self.port}", tls=self._tls)
+        self.add_to(self._server)
+        await self._server.start()
+        self._server.set_all_serving(True)
+        self.port = self._server.port
+
+    async def stop(self, grace_s=0):
+        if self._server is not None:
+            server, self._server = self._server, None
+            await server.stop(grace_s)
+
+
+@dataclass
+class Key:
+    key_id: str
+    principal: str = "alice"
+    permissions: set = field(default_factory=lambda: {"inference"})
+    priority_cap: int = 50
+    expire_time_s: float | None = None
+    refusal: Reason | None = None
+
+
+class FakePolicy(FakeServer):
+    def __init__(self, home):
+        super().__init__(home, "policy")
+        self.version = 1
+        self.keys: dict[str, Key] = {}
+        self.num_authentications = 0
+        self.num_checks = 0
+        self.questions = []
+        self.forwarded = []
+        self.hold: asyncio.Event | None = None
+        self._watchers: set[asyncio.Queue] = set()
+
+    def add_to(self, server):
+        descriptors = (
+            authentication_pb.DESCRIPTOR.services_by_name["AuthenticationService"],
+            authorization_pb.DESCRIPTOR.services_by_name["AuthorizationService"],
+            admin_pb.DESCRIPTOR.services_by_name["PolicyAdminService"],
+        )
+        for descriptor in descriptors:
+            server.add(self, descriptor, peers=("gateway",))
+
+    def add_key(self, secret, **values):
+        self.keys[secret] = Key(**{"key_id": f"id-{len(self.keys)}", **values})
+        return self.keys[secret]
+
+    def revoke(self, secret):
+        self.keys[secret].refusal = Reason.KEY_REVOKED
+        self.announce(self.keys[secret].key_id)
+
+    def announce(self, *revoked_key_ids):
+        self.version += 1
+        for watcher in self._watchers:
+            watcher.put_nowait((self.version, revoked_key_ids))
+
+    async def Authenticate(self, request, call):
+        self.num_authentications += 1
+        version = self.version
+        if self.hold is not None:
+            await self.hold.wait()
+        key = self.keys.get(request.credential)
+        if key is None:
+            raise RefusedError(Reason.INVALID_CREDENTIAL)
+        if key.refusal is not None:
+            raise RefusedError(key.refusal)
+        response = authentication_pb.AuthenticateResponse(
+            principal=principal_pb2.Principal(
+                name=key.principal, tenant="default", priority_cap=key.priority_cap
+            ),
+            key_id=key.key_id,
+            policy_version=version,
+        )
+        if key.expire_time_s is not None:
+            response.expire_time.FromNanoseconds(round(key.expire_time_s * 1e9))
+        return response
+
+    async def CheckPermission(self, request, call):
+        self.num_checks += 1
+        self.questions.append((request.permission, request.resource))
+        allowed = any(
+            request.permission in key.permissions
+            for key in self.keys.values()
+            if key.principal == request.principal
+        )
+        return authorization_pb.CheckPermissionResponse(
+            allowed=allowed, policy_version=self.version
+        )
+
+    async def WatchPolicy(self, request, call):
+        news = asyncio.Queue()
+        self._watchers.add(news)
+        try:
+            yield authorization_pb.WatchPolicyResponse(policy_version=self.version)
+            while True:
+                version, revoked = await news.get()
+                yield authorization_pb.WatchPolicyResponse(
+                    policy_version=version, revoked_key_ids=revoked
+                )
+        finally:
+            self._watchers.discard(news)
+
+    async def CreateApiKey(self, request, call):
+        self.forwarded.append((request, dict(call.metadata)))
+        if request.principal == "nobody":
+            raise RefusedError(Reason.RESOURCE_NOT_FOUND, metadata={"principal": "nobody"})
+        return admin_pb.CreateApiKeyResponse(secret="cvn_new")
+
+    async def GetPrincipal(self, request, call):
+        return admin_pb.GetPrincipalResponse()
+
+    async def ListPrincipals(self, request, call):
+        return admin_pb.ListPrincipalsResponse()
+
+    async def CreatePrincipal(self, request, call):
+        return admin_pb.CreatePrincipalResponse()
+
+    async def ListApiKeys(self, request, call):
+        return admin_pb.ListApiKeysResponse()
+
+    async def RevokeApiKey(self, request, call):
+        return admin_pb.RevokeApiKeyResponse()
+
+    async def ListRoles(self, request, call):
+        return admin_pb.ListRolesResponse()
+
+
+class FakeEngine(FakeServer):
+    """An engine host: what it says of its models is set by the test."""
+
+    def __init__(self, home):
+        super().__init__(home, "engine")
+        self.models = {}
+        self.endpoints = {}
+        self.loads_running = 0
+        self._watchers: set[asyncio.Queue] = set()
+
+    def add_to(self, server):
+        server.add(
+            self,
+            endpoint_pb.DESCRIPTOR.services_by_name["EndpointService"],
+            peers=("gateway",),
+        )
+        server.add(
+            self,
+            model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
+            peers=("gateway",),
+        )
+
+    def set_model(self, name, state="READY", *, aliases=(), replicas=()):
+        self.models[name] = model_pb2.Model(
+            name=name,
+            aliases=aliases,
+            state=model_pb2.ModelState.Value(f"MODEL_STATE_{state}"),
+            replicas=replicas,
+        )
+
+    def set_endpoint(self, worker_id, address, *, model="tiny", replica_index=0):
+        self.endpoints[worker_id] = endpoint_pb.Endpoint(
+            model=model,
+            model_digest="d" * 64,
+            replica_index=replica_index,
+            worker_id=worker_id,
+            address=address,
+        )
+
+    def announce(self):
+        for watcher in self._watchers:
+            watcher.put_nowait(None)
+
+    async def WatchEndpoints(self, request, call):
+        news = asyncio.Queue()
+        self._watchers.add(news)
+        try:
+            while True:
+                yield endpoint_pb.WatchEndpointsResponse(
+                    host_id="host-1",
+                    models=self.models.values(),
+                    endpoints=self.endpoints.values(),
+                )
+                await news.get()
+        finally:
+            self._watchers.discard(news)
+
+    async def ListModels(self, request, call):
+        return model_service_pb2.ListModelsResponse(models=self.models.values())
+
+    async def GetModel(self, request, call):
+        if request.model not in self.models:
+            raise RefusedError(Reason.MODEL_NOT_FOUND, metadata={"model": request.model})
+        return model_service_pb2.GetModelResponse(model=self.models[request.model])
+
+    async def LoadModel(self, request, call):
+        self.loads_running += 1
+        try:
+            yield model_service_pb2.LoadModelResponse(phase=model_service_pb2.LOAD_PHASE_LOADING)
+            if request.model == "slow":
+                await asyncio.Event().wait()
+            yield model_service_pb2.LoadModelResponse(phase=model_service_pb2.LOAD_PHASE_READY)
+        finally:
+            self.loads_running -= 1
+
+    async def UnloadModel(self, request, call):
+        return model_service_pb2.UnloadModelResponse()
+
+
+class FakeWorker(FakeServer):
+    """Runs requests by their text: `hang`, `flood`, `refuse`, `cut`, `unfinished`, or N tokens."""
+
+    def __init__(self, home):
+        super().__init__(home, "engine")
+        self.runs = []
+        self.metadata = []
+        self.num_live = 0
+        self.num_events = 0
+        self.outcomes = Counter()
+        self.pause_s = 0.0
+
+    def add_to(self, server):
+        server.add(
+            self, worker_pb.DESCRIPTOR.services_by_name["WorkerService"], peers=("gateway",)
+        )
+
+    async def Run(self, request, call):
+        self.runs.append(request)
+        self.metadata.append(dict(call.metadata))
+        self.num_live += 1
+        outcome = "cancelled"
+        try:
+            async for response in self._events(request):
+                self.num_events += 1
+                yield response
+            outcome = "done"
+        finally:
+            self.num_live -= 1
+            self.outcomes[outcome] += 1
+
+    async def WatchStats(self, request, call):
+        yield worker_pb.WatchStatsResponse()
+
+    async def Drain(self, request, call):
+        return worker_pb.DrainResponse()
+
+    async def _events(self, request):
+        text = request.request.text
+        if text == "refuse":
+            raise RefusedError(
+                Reason.CONTEXT_LENGTH_EXCEEDED,
+                metadata={"input_tokens": "9", "context_tokens": "8"},
+            )
+        yield self._started(request)
+        if text == "hang":
+            await asyncio.Event().wait()
+        num_tokens = 100_000_000 if text == "flood" else int(text) if text.isdecimal() else 3
+        content = "x" * 16_384 if text == "flood" else "tok "
+        for index in range(num_tokens):
+            if self.pause_s:
+                await asyncio.sleep(self.pause_s)
+            yield _delta(index, content)
+        if text == "unfinished":
+            return
+        for response in _ending(num_tokens):
+            yield response
+
+    def _started(self, request):
+        started = generation_pb.Started(
+            request_id=request.caller.request_id,
+            model=request.request.model,
+            model_digest="d" * 64,
+            seed=request.request.seed,
+            input_tokens=7,
+            cached_tokens=2,
+        )
+        return worker_pb.RunResponse(event=generation_pb.GenerateEvent(started=started))
+
+
+def _delta(index, text):
+    delta = generation_pb.Delta(text=text, token_ids=[index], token_offset=index)
+    return worker_pb.RunResponse(event=generation_pb.GenerateEvent(delta=delta))
+
+
+def _ending(num_tokens):
+    finished = generation_pb.Finished(
+        finish_reason=generation_pb.FINISH_REASON_STOP_STRING,
+        stop_string="!",
+        output_tokens=num_tokens,
+    )
+    usage = generation_pb.Usage(input_tokens=7, cached_tokens=2, output_tokens=num_tokens)
+    completed = generation_pb.Completed(usage=usage)
+    return (
+        worker_pb.RunResponse(event=generation_pb.GenerateEvent(finished=finished)),
+        worker_pb.RunResponse(
+            event=generation_pb.GenerateEvent(completed=completed),
+            timings=worker_pb.RunTimings(queue_ms=1.5),
+        ),
+    )
+
+
+class FakeTelemetry(FakeServer):
+    def __init__(self, home):
+        super().__init__(home, "telemetry")
+        self.records = {}
+        self.num_batches = 0
+        self.refused_ids = set()
+        self.acknowledge = True
+
+    def add_to(self, server):
+        server.add(
+            self, ingest_pb.DESCRIPTOR.services_by_name["IngestService"], peers=("gateway",)
+        )
+
+    async def IngestUsage(self, request, call):
+        self.num_batches += 1
+        faults = [
+            FieldViolation(f"records[{at}].labels", "is refused by a fake")
+            for at, record in enumerate(request.records)
+            if record.request_id in self.refused_ids
+        ]
+        if faults:
+            raise RefusedError(Reason.INVALID_FIELD, field_violations=faults)
+        new = [record for record in request.records if record.id not in self.records]
+        self.records.update({record.id: record for record in request.records})
+        if not self.acknowledge:
+            raise RefusedError(Reason.DEPENDENCY_UNAVAILABLE)
+        return ingest_pb.IngestUsageResponse(stored_count=len(new))
+
+    async def StreamWorkerStats(self, requests, call):
+        async for _ in requests:
+            pass
+        return ingest_pb.StreamWorkerStatsResponse()
+
+
+class Wire:
+    """A TCP relay in front of a server, so that its connections can be cut as by a death."""
+
+    def __init__(self, port):
+        self._target = port
+        self._server = None
+        self._writers = set()
+        self._tasks = set()
+        self.port = 0
+
+    @property
+    def address(self):
+        return f"127.0.0.1:{self.port}"
+
+    async def start(self):
+        self._server = await asyncio.start_server(self._relay, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self):
+        """Ends all connections at once and takes no new ones."""
+        self._server.close()
+        for writer in tuple(self._writers):
+            writer.transport.abort()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _relay(self, reader, writer):
+        try:
+            upstream_reader, upstream_writer = await asyncio.open_connection(
+                "127.0.0.1", self._target
+            )
+        except OSError:
+            writer.transport.abort()
+            return
+        pairs = ((reader, upstream_writer), (upstream_reader, writer))
+        self._writers |= {writer, upstream_writer}
+        for source, target in pairs:
+            task = asyncio.create_task(_pump(source, target))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+
+async def _pump(reader, writer):
+    try:
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass
+    finally:
+        writer.transport.abort()
+
+
