@@ -21,18 +21,36 @@ class KvType(StrEnum):
     Q4_0 = "q4_0"
 
 
+_ADDRESS = r"^(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):\d{1,5}$"
+
+
 class ServerSettings(Section):
     """Where the host listens."""
 
     address: str = Field(
-        "127.0.0.1:50052", description="host:port of the gRPC listener (mutual TLS)."
+        "127.0.0.1:50052",
+        pattern=_ADDRESS,
+        description="host:port of the gRPC listener (mutual TLS); port 0 takes a free one.",
     )
     ops_address: str = Field(
-        "127.0.0.1:9092", description="host:port of `/metrics`, `/health/live`, `/health/ready`."
+        "127.0.0.1:9092",
+        pattern=_ADDRESS,
+        description="host:port of `/metrics`, `/health/live`, `/health/ready`; port 0 takes a "
+        "free one.",
     )
     max_watchers: int = Field(
         64, ge=1, description="Most gateways that may watch endpoints at once."
     )
+
+    @property
+    def ops_host(self) -> str:
+        """The host of `ops_address`."""
+        return self.ops_address.rpartition(":")[0].strip("[]")
+
+    @property
+    def ops_port(self) -> int:
+        """The port of `ops_address`."""
+        return int(self.ops_address.rpartition(":")[2])
 
 
 class ModelsSettings(Section):
@@ -111,12 +129,11 @@ class ContextSettings(Section):
     )
     threads: int = Field(0, ge=0, description="Threads that compute; 0 means one per usable core.")
     key_type: KvType = Field(KvType.F16, description="How keys are stored.")
-    value_type: KvType = Field(
-        KvType.F16, description="How values are stored; quantized needs flash attention."
-    )
-    flash_attention: bool = Field(True, description="Whether to use flash attention.")
-    gpu_layers: int = Field(
-        0, ge=0, description="Layers to compute on a GPU; 0 computes all on the CPU."
+    value_type: KvType = Field(KvType.F16, description="How values are stored.")
+    gpu_layers: int | None = Field(
+        None,
+        ge=0,
+        description="Layers to compute on a GPU; `none` means all, where there is a GPU.",
     )
 
     @model_validator(mode="after")
@@ -127,8 +144,6 @@ class ContextSettings(Section):
             raise ValueError("micro_batch can't exceed token_budget")
         if self.max_tokens > self.cells:
             raise ValueError("max_tokens can't exceed cells")
-        if self.value_type is not KvType.F16 and not self.flash_attention:
-            raise ValueError("a quantized value_type needs flash_attention")
         return self
 
 
@@ -159,7 +174,9 @@ class TelemetrySettings(Section):
     """Where the numbers of workers go."""
 
     address: str | None = Field(
-        "127.0.0.1:50054", description="host:port of telemetry; `none` sends nothing."
+        "127.0.0.1:50054",
+        pattern=_ADDRESS,
+        description="host:port of telemetry; `none` sends nothing.",
     )
 
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from caravan_engine.control.events import LoadPhase, ModelDetails
 from caravan_engine.host.supervisor import ReplicaState
-from caravan_engine.worker.control import LoadPhase, ModelDetails
 
 
 class ModelState(StrEnum):

@@ -53,13 +53,13 @@ class WorkerPorts:
         if self._base == 0:
             return 0
         previous = self._taken.pop(holder, None)
-        candidates = range(self._base, min(self._base + NUM_WORKER_PORTS, 65536))
-        preferred: tuple[int, ...] = () if previous is None else (previous,)
-        for port in (*preferred, *candidates):
+        last = min(self._base + NUM_WORKER_PORTS, 65536) - 1
+        candidates = list(range(self._base, last + 1))
+        for port in candidates if previous is None else [previous, *candidates]:
             if port not in self._taken.values() and self._is_free(port):
                 self._taken[holder] = port
                 return port
-        raise NoFreePortError(candidates.start, candidates.stop - 1)
+        raise NoFreePortError(self._base, last)
 
     def give_back(self, holder: str) -> None:
         """Frees the port of `holder`, if it has one."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from caravan_engine.control.events import LoadPhase, Progress
 from caravan_engine.domain.errors import ModelFileInvalidError, ModelLoadFailedError
 from caravan_engine.host.broadcast import Broadcast
 from caravan_engine.host.errors import LoadAbandonedError
@@ -21,7 +22,6 @@ from caravan_engine.host.supervisor import (
     StartFailure,
     Supervisor,
 )
-from caravan_engine.worker.control import LoadPhase, Progress
 from caravan_rpckit.errors import CaravanError, Reason
 
 _log = logging.getLogger(__name__)

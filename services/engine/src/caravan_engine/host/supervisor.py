@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
 
+from caravan_engine.control.events import ControlEvent, Failed, ModelDetails, Progress, Ready
 from caravan_engine.host.restart_policy import Life, RestartPolicy
-from caravan_engine.worker.control import ControlEvent, Failed, ModelDetails, Progress, Ready
 from caravan_rpckit.errors import CaravanError, Reason
 
 _log = logging.getLogger(__name__)

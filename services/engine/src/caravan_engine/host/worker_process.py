@@ -8,16 +8,16 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TypeVar
 
-from caravan_engine.host.lines import read_lines
-from caravan_engine.host.worker_log import MAX_LINE_BYTES as MAX_LOG_LINE_BYTES
-from caravan_engine.host.worker_log import WorkerLog
-from caravan_engine.worker.control import (
+from caravan_engine.control.events import (
     MAX_LINE_BYTES,
     ControlError,
     ControlEvent,
     Ready,
     decode,
 )
+from caravan_engine.host.lines import read_lines
+from caravan_engine.host.worker_log import MAX_LINE_BYTES as MAX_LOG_LINE_BYTES
+from caravan_engine.host.worker_log import WorkerLog
 
 _log = logging.getLogger(__name__)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from caravan.model.v1 import endpoint_service_pb2 as endpoint_pb
 from caravan.model.v1 import model_pb2 as model_pb
 from caravan.model.v1 import model_service_pb2 as service_pb
+from caravan_engine.control.events import LoadPhase, ModelDetails
 from caravan_engine.host.models import (
     EndpointView,
     LoadProgress,
@@ -14,7 +15,6 @@ from caravan_engine.host.models import (
     ReplicaView,
 )
 from caravan_engine.host.supervisor import ReplicaState
-from caravan_engine.worker.control import LoadPhase, ModelDetails
 
 _MODEL_STATES = {
     ModelState.UNLOADED: model_pb.MODEL_STATE_UNLOADED,

@@ -3,24 +3,12 @@
 import base64
 import binascii
 from collections.abc import Sequence
-from typing import ClassVar
 
 from caravan_engine.host.models import ModelView
-from caravan_rpckit.errors import CaravanError, FieldViolation, Reason
+from caravan_engine.rpc.errors import InvalidPageError
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
-
-
-class InvalidPageError(CaravanError):
-    """The page size or token is none that we gave."""
-
-    reason: ClassVar[Reason] = Reason.INVALID_FIELD
-
-    def __init__(self, field: str, description: str) -> None:
-        super().__init__(
-            f"{field}: {description}", field_violations=[FieldViolation(field, description)]
-        )
 
 
 def page_of(

@@ -1,1 +1,1 @@
-"""One worker process: a single model, served over gRPC, told apart from its host by exec."""
+"""The worker program: one model, served over gRPC, ending with its host."""

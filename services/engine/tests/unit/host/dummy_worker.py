@@ -5,7 +5,7 @@ import os
 import sys
 import time
 
-from caravan_engine.worker.control import (
+from caravan_engine.control.events import (
     Failed,
     LoadPhase,
     ModelDetails,

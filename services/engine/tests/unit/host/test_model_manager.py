@@ -5,6 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from caravan_engine.control.events import (
+    ControlEvent,
+    Failed,
+    LoadPhase,
+    ModelDetails,
+    Progress,
+    Ready,
+)
 from caravan_engine.domain.errors import (
     ModelFileInvalidError,
     ModelLoadFailedError,
@@ -22,14 +30,6 @@ from caravan_engine.host.registry import ModelFile, Registry
 from caravan_engine.host.restart_policy import RestartPolicy, RestartRules
 from caravan_engine.host.served_model import LoadTools
 from caravan_engine.host.supervisor import Supervisor, SupervisorTimes
-from caravan_engine.worker.control import (
-    ControlEvent,
-    Failed,
-    LoadPhase,
-    ModelDetails,
-    Progress,
-    Ready,
-)
 from caravan_rpckit.errors import Reason
 
 DETAILS = ModelDetails(

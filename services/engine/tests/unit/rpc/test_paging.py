@@ -1,7 +1,8 @@
 import pytest
 
 from caravan_engine.host.models import ModelState, ModelView
-from caravan_engine.rpc.paging import InvalidPageError, page_of
+from caravan_engine.rpc.errors import InvalidPageError
+from caravan_engine.rpc.paging import page_of
 
 
 def models(*names):

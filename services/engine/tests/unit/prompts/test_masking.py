@@ -3,7 +3,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caravan_engine.worker.chat_masking import ControlTexts, Message, Piece
+from caravan_engine.prompts.masking import ControlTexts, Message, Piece
 
 CONTROLS = ControlTexts(["<|im_start|>", "<|im_end|>", "<s>", " ", ""])
 NONCE = "0123456789abcdef"

@@ -1,10 +1,9 @@
-"""The exceptions that only a worker's outer half has; the others are in `domain.errors`.
+"""What can go wrong between a chat and its prompt; the rest is in `domain.errors`.
 
 CaravanError
 ├── NoChatTemplateError       the model has no chat template that works
 ├── ChatTemplateFailedError   its template refused the chat or exceeded a limit
-├── RenderQueueFullError      too many chats wait to be rendered
-└── WrongModelError           the request names a model that this worker doesn't serve
+└── RenderQueueFullError      too many chats wait to be rendered
 """
 
 from typing import ClassVar
@@ -44,12 +43,3 @@ class RenderQueueFullError(CaravanError):
             metadata={"queue_capacity": str(capacity)},
             retry_after_s=1.0,
         )
-
-
-class WrongModelError(CaravanError):
-    """The endpoint now serves another model than the caller believes."""
-
-    reason: ClassVar[Reason] = Reason.MODEL_NOT_FOUND
-
-    def __init__(self, model: str) -> None:
-        super().__init__(f"this worker does not serve {model!r}", metadata={"model": model})

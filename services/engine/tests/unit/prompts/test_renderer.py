@@ -7,9 +7,9 @@ import signal
 
 import pytest
 
-from caravan_engine.worker.chat_masking import Message
-from caravan_engine.worker.chat_renderer import ChatRenderer, RendererLimits, TemplateSource
-from caravan_engine.worker.errors import ChatTemplateFailedError, RenderQueueFullError
+from caravan_engine.prompts.errors import ChatTemplateFailedError, RenderQueueFullError
+from caravan_engine.prompts.masking import Message
+from caravan_engine.prompts.renderer import ChatRenderer, RendererLimits, TemplateSource
 
 HELLO = [Message("user", "hello")]
 LIMITS = RendererLimits(memory_bytes=128 * 2**20, time_s=1.0, output_chars=100_000)

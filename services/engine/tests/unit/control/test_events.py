@@ -1,6 +1,6 @@
 import pytest
 
-from caravan_engine.worker.control import (
+from caravan_engine.control.events import (
     ControlError,
     Failed,
     LoadPhase,

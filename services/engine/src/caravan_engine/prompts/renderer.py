@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from caravan_engine.worker.chat_masking import Message
-from caravan_engine.worker.errors import ChatTemplateFailedError, RenderQueueFullError
-from caravan_engine.worker.renderer_process import RendererDiedError, RendererProcess
+from caravan_engine.prompts.errors import ChatTemplateFailedError, RenderQueueFullError
+from caravan_engine.prompts.masking import Message
+from caravan_engine.prompts.renderer_process import RendererDiedError, RendererProcess
 
 _log = logging.getLogger(__name__)
 

@@ -1,0 +1,275 @@
+"""Composition root of the engine host; owns the order of its start and its end.
+
+Start: data directory, gRPC, ops port, then the models. It is ready when each model that is loaded
+at the start is ready or has failed, and one of them is ready. The end: endpoints are withdrawn,
+workers drained and ended, then the ports closed.
+"""
+
+import asyncio
+import contextlib
+import logging
+import sys
+import uuid
+from collections.abc import Callable, Coroutine
+from functools import partial
+from pathlib import Path
+
+from caravan.model.v1 import endpoint_service_pb2 as endpoint_pb
+from caravan.model.v1 import model_service_pb2 as model_pb
+from caravan_bundled_model import model_path as bundled_model_path
+from caravan_engine.clients.telemetry import TelemetryPush
+from caravan_engine.clients.workers import StatsWatch, WorkerClient
+from caravan_engine.config import EngineSettings, WorkersSettings
+from caravan_engine.control.events import Progress
+from caravan_engine.host.launcher import WorkerLauncher
+from caravan_engine.host.model_manager import ModelManager
+from caravan_engine.host.placement import MemoryBudget, WorkerPorts
+from caravan_engine.host.registry import Registry
+from caravan_engine.host.resources import available_memory_bytes, port_is_free
+from caravan_engine.host.restart_policy import RestartPolicy, RestartRules
+from caravan_engine.host.served_model import LoadTools, WorkerOrder
+from caravan_engine.host.supervisor import Supervisor, SupervisorTimes
+from caravan_engine.metrics import HostMetrics
+from caravan_engine.rpc.endpoint_servicer import EndpointServicer
+from caravan_engine.rpc.model_servicer import ModelServicer
+from caravan_engine.storage.digest_cache import DigestCache
+from caravan_engine.storage.model_files import describe, find_models, sha256_of
+from caravan_obskit.instruments import Instruments
+from caravan_obskit.logging import configure_logging
+from caravan_obskit.ops_server import OpsServer
+from caravan_obskit.readiness import Readiness
+from caravan_obskit.worker_metrics import ReplicaCollector
+from caravan_rpckit.errors import CaravanError
+from caravan_rpckit.server import RpcServer
+from caravan_rpckit.tls import TlsIdentity
+from caravan_servicekit.data_directory import DataDirectory
+
+SERVICE = "engine"
+_BUNDLED = "bundled"
+_MEMORY_SHARE = 0.9
+_OWN_WATCHERS = 2
+_MODELS = model_pb.DESCRIPTOR.services_by_name["ModelService"]
+_ENDPOINTS = endpoint_pb.DESCRIPTOR.services_by_name["EndpointService"]
+_ANY_HOST = ("0.0.0.0", "::", "[::]", "")  # noqa: S104 (compared with, not bound to)
+
+_log = logging.getLogger(__name__)
+
+
+class EngineApp:
+    """The engine host as its process sees it.
+
+    `rpc_port` and `ops_port` tell what port 0 became.
+    """
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self._host_id = uuid.uuid4().hex
+        self._tls = TlsIdentity.in_home(settings.home, SERVICE)
+        self._instruments = Instruments()
+        self._metrics = HostMetrics(self._instruments)
+        self._readiness = Readiness(("serving", "models"))
+        self._budget = MemoryBudget(_budget_bytes(settings.workers))
+        self._workers = WorkerClient(_reachable(settings.workers.listen_host), self._tls)
+        self._server = RpcServer(settings.server.address, tls=self._tls)
+        self._resources = contextlib.AsyncExitStack()
+        self._manager: ModelManager | None = None
+        self.rpc_port = 0
+        self.ops_port = 0
+
+    @classmethod
+    def create(cls, settings: EngineSettings) -> "EngineApp":
+        """Makes the one application of this process."""
+        configure_logging(SERVICE, level=settings.log.level)
+        return cls(settings)
+
+    async def start(self) -> None:
+        """Serves, then loads the models; returns when it is ready.
+
+        Raises:
+            CaravanError: the data directory, the certificates or a port can't be used.
+        """
+        data = self._resources.enter_context(DataDirectory.open(self._settings.home, SERVICE))
+        self._settings.model_directory.mkdir(parents=True, exist_ok=True)
+        manager = self._make_manager(data.path)
+        self._manager = manager
+        await manager.refresh()
+        await self._start_server(manager)
+        stats = StatsWatch(manager.picture, self._workers.channel)
+        await self._start_ops(manager, stats)
+        self._in_background(stats.run())
+        self._push_to_telemetry(stats)
+        if self._settings.models.rescan_interval_s:
+            self._in_background(self._rescan_forever(manager))
+        self._resources.push_async_callback(manager.shut_down, 0)
+        await self._load_models(manager)
+
+    async def drain(self) -> None:
+        """Withdraws the endpoints, lets running requests finish, and ends the workers."""
+        self._readiness.unmet("models", "draining")
+        self._server.set_serving(_MODELS.full_name, serving=False)
+        if self._manager is not None:
+            await self._manager.shut_down(self._settings.workers.drain_timeout_s)
+
+    async def stop(self) -> None:
+        """Ends what is left and frees everything."""
+        await self._resources.aclose()
+
+    def _make_manager(self, data: Path) -> ModelManager:
+        models = self._settings.models
+        bundled = bundled_model_path()
+        given = [models.path] if models.path is not None else []
+        registry = Registry(
+            sources=(
+                lambda: [describe(path) for path in given],
+                partial(find_models, self._settings.model_directory),
+                lambda: [describe(bundled)],
+            ),
+            aliases={_BUNDLED: bundled.resolve()},
+        )
+        tools = LoadTools(
+            digests=DigestCache(data / "digests.json"),
+            hash_file=sha256_of,
+            needed_bytes=lambda file: file.size_bytes,
+            budget=self._budget,
+            supervise=self._supervisor_maker(),
+            drain=self._workers.drain,
+        )
+        return ModelManager(registry, tools, max_watchers=self._settings.server.max_watchers + _OWN_WATCHERS)
+
+    def _supervisor_maker(
+        self,
+    ) -> Callable[[WorkerOrder, Callable[[], None], Callable[[Progress], None]], Supervisor]:
+        workers = self._settings.workers
+        launcher = WorkerLauncher(
+            self._settings,
+            WorkerPorts(workers.port_base, partial(port_is_free, workers.listen_host)),
+            log_sink=_write_log_line,
+            on_start=self._metrics.worker_started,
+        )
+        rules = RestartRules(
+            initial_backoff_s=workers.initial_backoff_s,
+            max_backoff_s=workers.max_backoff_s,
+            stable_after_s=workers.stable_after_s,
+            max_failed_starts=workers.max_failed_starts,
+        )
+
+        def make(
+            order: WorkerOrder,
+            on_change: Callable[[], None],
+            on_progress: Callable[[Progress], None],
+        ) -> Supervisor:
+            return Supervisor(
+                f"{order.model}#{order.replica_index}",
+                partial(launcher.launch, order),
+                policy=RestartPolicy(rules),
+                times=SupervisorTimes(start_silence_s=workers.start_silence_s),
+                on_change=on_change,
+                on_progress=on_progress,
+            )
+
+        return make
+
+    async def _start_server(self, manager: ModelManager) -> None:
+        workers = self._settings.workers
+        models = ModelServicer(manager, drain_timeout_s=workers.drain_timeout_s)
+        endpoints = EndpointServicer(
+            manager.picture,
+            host_id=self._host_id,
+            address_of=lambda port: f"{workers.advertised_host}:{port}",
+        )
+        self._server.add(models, _MODELS, peers=("gateway",))
+        self._server.add(endpoints, _ENDPOINTS, peers=("gateway",))
+        self._resources.push_async_callback(self._server.stop, 0)
+        await self._server.start()
+        self.rpc_port = self._server.port
+        self._server.set_all_serving(True)
+        self._readiness.met("serving")
+
+    async def _start_ops(self, manager: ModelManager, stats: StatsWatch) -> None:
+        self._instruments.registry.register(ReplicaCollector(stats.latest))
+        self._metrics.read_at_scrape(
+            picture=lambda: manager.picture.value,
+            watchers=lambda: manager.picture.num_watchers,
+            free_bytes=lambda: self._budget.free_bytes,
+        )
+        ops = OpsServer(
+            self._settings.server.ops_port,
+            host=self._settings.server.ops_host,
+            registry=self._instruments.registry,
+            readiness=self._readiness,
+        )
+        self._resources.push_async_callback(ops.stop)
+        await ops.start()
+        self.ops_port = ops.port
+
+    def _push_to_telemetry(self, stats: StatsWatch) -> None:
+        address = self._settings.telemetry.address
+        if address is not None:
+            push = TelemetryPush(address, self._tls, host_id=self._host_id, latest=stats.latest)
+            self._in_background(push.run())
+
+    async def _load_models(self, manager: ModelManager) -> None:
+        """Loads what is to be loaded at the start, the model given by its path first."""
+        models = self._settings.models
+        first = [models.path.stem] if models.path is not None else []
+        names = list(dict.fromkeys([*first, *models.load]))
+        outcomes = await asyncio.gather(*(_try_to_load(manager, name) for name in names))
+        if names and not any(outcomes):
+            # The host stays: what is wrong shows in ListModels, and can be mended there.
+            self._readiness.unmet("models", "none of the models could be loaded")
+            self._in_background(self._await_first_model(manager))
+        else:
+            self._readiness.met("models")
+
+    async def _await_first_model(self, manager: ModelManager) -> None:
+        async for picture in manager.picture.watch():
+            if picture.endpoints:
+                self._readiness.met("models")
+                return
+
+    async def _rescan_forever(self, manager: ModelManager) -> None:
+        while True:
+            await asyncio.sleep(self._settings.models.rescan_interval_s)
+            await manager.refresh()
+
+    def _in_background(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(work)
+        task.add_done_callback(_log_death)
+        self._resources.push_async_callback(_end, task)
+
+
+async def _try_to_load(manager: ModelManager, name: str) -> bool:
+    try:
+        async for _ in manager.load(name):
+            pass
+    except CaravanError as error:
+        _log.error(
+            "cannot load a model at the start",
+            extra={"model": name, "reason": error.reason.value, "detail": error.message},
+        )
+        return False
+    return True
+
+
+def _budget_bytes(workers: WorkersSettings) -> int:
+    return workers.memory_budget_bytes or int(available_memory_bytes() * _MEMORY_SHARE)
+
+
+def _reachable(listen_host: str) -> str:
+    """The address by which this host reaches a worker that listens on `listen_host`."""
+    return "127.0.0.1" if listen_host in _ANY_HOST else listen_host
+
+
+def _write_log_line(line: str) -> None:
+    """Passes a worker's log line on, whole, into the host's own log."""
+    sys.stderr.write(line + "\n")
+
+
+def _log_death(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and task.exception() is not None:
+        _log.critical("a part of the engine host ended", exc_info=task.exception())
+
+
+async def _end(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

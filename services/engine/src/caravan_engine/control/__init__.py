@@ -1,0 +1,1 @@
+"""What a host and its workers say to each other over pipes."""

@@ -1,0 +1,39 @@
+"""What a host tells a worker at its start: one JSON line on the worker's standard input."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from caravan_engine.config import ChatSettings, ContextSettings, QueueSettings
+
+
+class WorkerSettings(BaseModel):
+    """A worker's identity, its model, and its part of the engine's settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    worker_id: str
+    model: str
+    model_path: Path
+    model_digest: str
+    replica_index: int = Field(ge=0)
+    address: str  # host:port to listen on; port 0 takes a free one
+    home: Path  # where the certificates are
+    drain_timeout_s: float = Field(ge=0)
+    log_level: str
+    context: ContextSettings
+    queue: QueueSettings
+    chat: ChatSettings
+
+    def to_line(self) -> bytes:
+        """The line, newline included."""
+        return self.model_dump_json().encode() + b"\n"
+
+    @classmethod
+    def from_line(cls, line: bytes) -> "WorkerSettings":
+        """Reads the line.
+
+        Raises:
+            ValueError: it holds no settings.
+        """
+        return cls.model_validate_json(line)

@@ -1,0 +1,1 @@
+"""From what a client sends to prompt tokens: chat templates, and what users may not smuggle in."""

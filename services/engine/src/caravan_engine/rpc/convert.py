@@ -1,0 +1,180 @@
+"""Generation requests and their events: between protos and the engine's domain."""
+
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from caravan.engine.v1 import worker_service_pb2 as worker_pb
+from caravan.inference.v1 import generation_pb2 as pb
+from caravan_engine.domain.errors import InvalidFieldError
+from caravan_engine.domain.events import (
+    Completed,
+    Delta,
+    Event,
+    Finished,
+    FinishReason,
+    Started,
+    Timings,
+)
+from caravan_engine.domain.request import (
+    DEFAULT_MAX_OUTPUT_TOKENS,
+    DEFAULT_PRIORITY,
+    GenerationRequest,
+)
+from caravan_engine.domain.sampling import SamplingOptions
+from caravan_engine.prompts.masking import Message
+from caravan_rpckit.errors import FieldViolation
+
+_ROLES = {
+    pb.CHAT_ROLE_SYSTEM: "system",
+    pb.CHAT_ROLE_USER: "user",
+    pb.CHAT_ROLE_ASSISTANT: "assistant",
+    pb.CHAT_ROLE_TOOL: "tool",
+}
+_FINISH_REASONS = {
+    FinishReason.END_OF_TEXT: pb.FINISH_REASON_END_OF_TEXT,
+    FinishReason.STOP_STRING: pb.FINISH_REASON_STOP_STRING,
+    FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What every answer of a worker says of itself, and of the request."""
+
+    model: str
+    model_digest: str
+    request_id: str
+    seed: int
+
+
+def messages_of(chat: pb.Chat) -> list[Message]:
+    """Converts a conversation.
+
+    Raises:
+        InvalidFieldError: a message has no known role.
+    """
+    violations = [
+        FieldViolation(f"chat.messages[{index}].role", "must be one of the roles")
+        for index, message in enumerate(chat.messages)
+        if message.role not in _ROLES
+    ]
+    if violations:
+        raise InvalidFieldError(*violations)
+    return [Message(_ROLES[each.role], each.content) for each in chat.messages]
+
+
+def sampling_of(options: pb.SamplingOptions) -> SamplingOptions:
+    """Converts sampling options; what is unset keeps its default.
+
+    Raises:
+        InvalidFieldError: fields are out of bounds.
+    """
+    given: dict[str, Any] = {field.name: value for field, value in options.ListFields()}
+    return SamplingOptions(**{**given, "logit_bias": dict(options.logit_bias)})
+
+
+def seed_of(request: pb.GenerateRequest) -> int:
+    """The seed that the gateway filled in, or a drawn one."""
+    return request.seed if request.HasField("seed") else secrets.randbits(64)
+
+
+def generation_of(
+    run: worker_pb.RunRequest,
+    *,
+    prompt: tuple[int, ...],
+    seed: int,
+    request_id: str,
+    deadline: float | None,
+) -> GenerationRequest:
+    """Converts a request whose input is tokenized.
+
+    Raises:
+        InvalidFieldError: fields are out of bounds.
+        EmptyInputError: `prompt` is empty.
+    """
+    request = run.request
+    return GenerationRequest(
+        request_id=request_id,
+        prompt=prompt,
+        sampling=sampling_of(request.sampling),
+        seed=seed,
+        stop=tuple(request.stop),
+        max_output_tokens=(
+            request.max_output_tokens
+            if request.HasField("max_output_tokens")
+            else DEFAULT_MAX_OUTPUT_TOKENS
+        ),
+        ignore_eos=request.ignore_eos,
+        priority=_priority_of(run),
+        deadline=deadline,
+    )
+
+
+def to_response(event: Event, identity: Identity) -> worker_pb.RunResponse:
+    """Converts an event."""
+    match event:
+        case Delta():
+            return worker_pb.RunResponse(event=pb.GenerateEvent(delta=_to_delta(event)))
+        case Started():
+            return worker_pb.RunResponse(
+                event=pb.GenerateEvent(started=_to_started(event, identity))
+            )
+        case Finished():
+            return worker_pb.RunResponse(event=pb.GenerateEvent(finished=_to_finished(event)))
+        case Completed():
+            return worker_pb.RunResponse(
+                event=pb.GenerateEvent(completed=pb.Completed(usage=_to_usage(event))),
+                timings=_to_timings(event.timings),
+            )
+
+
+def _priority_of(run: worker_pb.RunRequest) -> int:
+    if run.HasField("caller"):
+        return run.caller.priority
+    return run.request.priority if run.request.HasField("priority") else DEFAULT_PRIORITY
+
+
+def _to_started(event: Started, identity: Identity) -> pb.Started:
+    return pb.Started(
+        request_id=identity.request_id,
+        model=identity.model,
+        model_digest=identity.model_digest,
+        seed=identity.seed,
+        input_tokens=event.input_tokens,
+        cached_tokens=event.cached_tokens,
+    )
+
+
+def _to_delta(event: Delta) -> pb.Delta:
+    return pb.Delta(
+        choice_index=event.choice_index,
+        text=event.text,
+        token_ids=event.token_ids,
+        token_offset=event.token_offset,
+    )
+
+
+def _to_finished(event: Finished) -> pb.Finished:
+    return pb.Finished(
+        choice_index=event.choice_index,
+        finish_reason=_FINISH_REASONS[event.reason],
+        stop_string=event.stop_string,
+        output_tokens=event.output_tokens,
+    )
+
+
+def _to_usage(event: Completed) -> pb.Usage:
+    return pb.Usage(
+        input_tokens=event.input_tokens,
+        cached_tokens=event.cached_tokens,
+        output_tokens=event.output_tokens,
+    )
+
+
+def _to_timings(timings: Timings) -> worker_pb.RunTimings:
+    return worker_pb.RunTimings(
+        queue_ms=timings.queue_s * 1000,
+        prefill_ms=timings.prefill_s * 1000,
+        decode_ms=timings.decode_s * 1000,
+    )

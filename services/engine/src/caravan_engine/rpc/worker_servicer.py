@@ -1,0 +1,105 @@
+"""`caravan.engine.v1.WorkerService`: runs requests on this worker's model."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Protocol
+
+from caravan.engine.v1 import worker_service_pb2 as worker_pb
+from caravan.engine.v1 import worker_stats_pb2 as stats_pb
+from caravan.inference.v1 import generation_pb2 as generation_pb
+from caravan_engine.domain.errors import EmptyInputError
+from caravan_engine.domain.request import GenerationRequest
+from caravan_engine.prompts.maker import PromptMaker
+from caravan_engine.rpc.convert import (
+    Identity,
+    generation_of,
+    messages_of,
+    seed_of,
+    to_response,
+)
+from caravan_engine.rpc.errors import WrongModelError
+from caravan_engine.runtime.output_stream import OutputStream
+from caravan_rpckit.call import Call
+
+_STATS_INTERVAL_S = 1.0
+
+
+class Engine(Protocol):
+    """What the servicer needs of the decode loop; see `EngineLoop`."""
+
+    def submit(self, request: GenerationRequest) -> OutputStream:
+        """Queues a request and returns its events."""
+        ...
+
+
+class WorkerServicer:
+    """Runs, reports and drains. `drain` takes seconds and returns how many requests it ended."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        prompts: PromptMaker,
+        *,
+        model: str,
+        model_digest: str,
+        clock: Callable[[], float],
+        stats: Callable[[], stats_pb.WorkerStats],
+        drain: Callable[[float], Awaitable[int]],
+    ) -> None:
+        self._engine = engine
+        self._prompts = prompts
+        self._model = model
+        self._model_digest = model_digest
+        self._clock = clock
+        self._stats = stats
+        self._drain = drain
+
+    async def Run(
+        self, run: worker_pb.RunRequest, call: Call
+    ) -> AsyncIterator[worker_pb.RunResponse]:
+        """Streams the events of a request; ends it when the caller leaves."""
+        # So that the line in our log has the name that everybody else knows the call by.
+        call.request_id = run.caller.request_id or call.request_id
+        remaining_s = call.time_remaining()
+        deadline = None if remaining_s is None else self._clock() + remaining_s
+        seed = seed_of(run.request)
+        request = generation_of(
+            run,
+            prompt=await self._prompt(run.request),
+            seed=seed,
+            request_id=call.request_id,
+            deadline=deadline,
+        )
+        identity = Identity(self._model, self._model_digest, call.request_id, seed)
+        stream = self._engine.submit(request)
+        try:
+            async for event in stream:
+                yield to_response(event, identity)
+        finally:
+            await stream.aclose()
+
+    async def WatchStats(
+        self, _request: worker_pb.WatchStatsRequest, _call: Call
+    ) -> AsyncIterator[worker_pb.WatchStatsResponse]:
+        """Sends the numbers at once and then every second."""
+        while True:
+            yield worker_pb.WatchStatsResponse(stats=self._stats())
+            await asyncio.sleep(_STATS_INTERVAL_S)
+
+    async def Drain(self, request: worker_pb.DrainRequest, _call: Call) -> worker_pb.DrainResponse:
+        """Takes nothing new, waits for what runs, ends the rest."""
+        ended = await self._drain(request.timeout_ms / 1000)
+        return worker_pb.DrainResponse(ended_request_count=ended)
+
+    async def _prompt(self, request: generation_pb.GenerateRequest) -> tuple[int, ...]:
+        if request.model != self._model:
+            raise WrongModelError(request.model)
+        match request.WhichOneof("input"):
+            case "text":
+                return await self._prompts.of_text(request.text)
+            case "token_ids":
+                return await self._prompts.of_tokens(request.token_ids.ids)
+            case "chat":
+                return await self._prompts.of_chat(messages_of(request.chat))
+            case _:
+                raise EmptyInputError

@@ -1,0 +1,265 @@
+"""Composition root of a worker; owns the order of its start and its end.
+
+Start: model, warm-up, chat template, decode thread, gRPC, ready. The end goes the other way round.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+
+from caravan.engine.v1 import worker_service_pb2 as worker_pb
+from caravan.engine.v1 import worker_stats_pb2 as stats_pb
+from caravan_engine.backends.llama_cpp import KvType, LlamaCppBackend, LlamaCppSettings
+from caravan_engine.control.events import LoadPhase, ModelDetails, Progress, Ready
+from caravan_engine.control.settings import WorkerSettings
+from caravan_engine.domain.errors import DrainingError
+from caravan_engine.domain.limits import SchedulerLimits
+from caravan_engine.domain.model_facts import ModelFacts
+from caravan_engine.domain.step import Chunk, StepPlan
+from caravan_engine.host.resources import num_usable_cores
+from caravan_engine.prompts.errors import ChatTemplateFailedError
+from caravan_engine.prompts.maker import PromptMaker
+from caravan_engine.prompts.masking import Message
+from caravan_engine.prompts.renderer import ChatRenderer, RendererLimits, TemplateSource
+from caravan_engine.rpc.convert_stats import WorkerFacts, to_stats
+from caravan_engine.rpc.worker_servicer import WorkerServicer
+from caravan_engine.runtime.engine_loop import EngineLoop
+from caravan_engine.runtime.output_stream import LoopNotifier
+from caravan_engine.worker.host_pipe import HostPipe
+from caravan_engine.worker.memory import resident_bytes
+from caravan_engine.worker.threads import in_thread
+from caravan_rpckit.server import DEFAULT_REQUEST_LIMIT_BYTES, RpcServer
+from caravan_rpckit.tls import TlsIdentity
+
+_log = logging.getLogger(__name__)
+
+_WORKER_SERVICE = worker_pb.DESCRIPTOR.services_by_name["WorkerService"]
+# A client's request at its limit, and the caller that the gateway adds.
+_REQUEST_LIMIT_BYTES = DEFAULT_REQUEST_LIMIT_BYTES + 64 * 1024
+_END_GRACE_S = 2.0
+
+
+class WorkerApp:
+    """A worker as its process sees it.
+
+    Args:
+        settings: what the host ordered.
+        host: where to report to.
+        on_fatal: called on the decode thread when it can't go on; must end the process.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        host: HostPipe,
+        on_fatal: Callable[[BaseException], None],
+    ) -> None:
+        self._settings = settings
+        self._host = host
+        self._on_fatal = on_fatal
+        self._start_time_ms = time.time_ns() // 1_000_000
+        self._engine: EngineLoop | None = None
+        self._server: RpcServer | None = None
+        self._resources = contextlib.AsyncExitStack()
+
+    async def start(self) -> None:
+        """Loads the model and takes requests.
+
+        Raises:
+            CaravanError: the model or the address can't be used. The host is told.
+        """
+        try:
+            await self._start()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self._host.say_failed(error)
+            raise
+
+    async def drain(self) -> None:
+        """Takes no new requests and lets the running ones finish, for a time."""
+        if self._server is not None:
+            self._server.set_all_serving(False)
+        await self._drain(self._settings.drain_timeout_s)
+
+    async def stop(self) -> None:
+        """Ends what is left and frees everything."""
+        await self._resources.aclose()
+
+    async def _start(self) -> None:
+        self._report(LoadPhase.LOADING, 0.0)
+        backend = await in_thread(self._load)
+        self._resources.callback(backend.close)
+        self._report(LoadPhase.WARMING_UP, 0.0)
+        await in_thread(partial(_warm_up, backend))
+        facts = backend.facts
+        renderer = await self._start_renderer(facts, backend)
+        limits = self._limits(facts)
+        engine = self._start_engine(backend, limits)
+        prompts = PromptMaker(
+            backend.vocabulary, model=self._settings.model, bos=facts.bos, renderer=renderer
+        )
+        self._resources.callback(prompts.close)
+        server = await self._start_server(engine, prompts, self._facts(facts, limits))
+        details = _details(
+            facts,
+            limits,
+            vocabulary_size=backend.vocabulary.size,
+            has_chat_template=renderer is not None,
+        )
+        self._host.say(Ready(port=server.port, details=details))
+
+    def _load(self) -> LlamaCppBackend:
+        context = self._settings.context
+        threads = context.threads or num_usable_cores()
+        settings = LlamaCppSettings(
+            model_path=self._settings.model_path,
+            num_cells=context.cells,
+            num_seats=context.seats,
+            batch_tokens=context.token_budget,
+            ubatch_tokens=context.micro_batch or context.token_budget,
+            num_threads=threads,
+            num_threads_batch=threads,
+            key_type=KvType[context.key_type.name],
+            value_type=KvType[context.value_type.name],
+            gpu_layers=-1 if context.gpu_layers is None else context.gpu_layers,
+        )
+        return LlamaCppBackend(settings, partial(self._report, LoadPhase.LOADING))
+
+    def _limits(self, facts: ModelFacts) -> SchedulerLimits:
+        context, queue = self._settings.context, self._settings.queue
+        trained = facts.trained_context_tokens or facts.num_cells
+        return SchedulerLimits(
+            num_seats=context.seats,
+            num_cells=facts.num_cells,
+            context_tokens=min(context.max_tokens or trained, facts.num_cells),
+            token_budget=context.token_budget,
+            queue_capacity=queue.size,
+            queue_timeout_s=queue.timeout_s,
+            reader_stall_s=queue.reader_stall_s,
+        )
+
+    async def _start_renderer(
+        self, facts: ModelFacts, backend: LlamaCppBackend
+    ) -> ChatRenderer | None:
+        """Starts the template's process; None when there is no template, or it fails a trial."""
+        if not facts.chat_template:
+            return None
+        chat = self._settings.chat
+        renderer = ChatRenderer(
+            TemplateSource(facts.chat_template, _template_variables(facts, backend)),
+            RendererLimits(
+                memory_bytes=chat.memory_limit_bytes,
+                time_s=chat.time_limit_s,
+                output_chars=chat.output_limit_chars,
+                queue_size=chat.queue_size,
+            ),
+        )
+        renderer.start()
+        self._resources.push_async_callback(renderer.stop)
+        try:
+            await renderer.render([Message("user", "Hello")])
+        except ChatTemplateFailedError as error:
+            extra = {"model": self._settings.model, "cause": error.message}
+            _log.warning("chat template is unusable, chats will be refused", extra=extra)
+            return None
+        return renderer
+
+    def _start_engine(self, backend: LlamaCppBackend, limits: SchedulerLimits) -> EngineLoop:
+        engine = EngineLoop(
+            backend,
+            limits,
+            notify=LoopNotifier(asyncio.get_running_loop()),
+            on_fatal=self._on_fatal,
+        )
+        engine.start()
+        self._engine = engine
+        self._resources.push_async_callback(in_thread, engine.stop)
+        return engine
+
+    async def _start_server(
+        self, engine: EngineLoop, prompts: PromptMaker, facts: WorkerFacts
+    ) -> RpcServer:
+        def stats() -> stats_pb.WorkerStats:
+            return to_stats(engine.stats(), facts, resident_bytes=resident_bytes())
+
+        server = RpcServer(
+            self._settings.address,
+            tls=TlsIdentity.in_home(self._settings.home, "engine"),
+            request_limit_bytes=_REQUEST_LIMIT_BYTES,
+        )
+        servicer = WorkerServicer(
+            engine,
+            prompts,
+            model=self._settings.model,
+            model_digest=self._settings.model_digest,
+            clock=time.monotonic,
+            stats=stats,
+            drain=self._drain,
+        )
+        server.add(
+            servicer,
+            _WORKER_SERVICE,
+            peers=("gateway", "engine"),
+        )
+        await server.start()
+        self._server = server
+        self._resources.push_async_callback(server.stop, _END_GRACE_S)
+        server.set_all_serving(True)
+        return server
+
+    async def _drain(self, timeout_s: float) -> int:
+        """Waits until nothing runs; ends the rest after `timeout_s` and returns how many."""
+        if self._engine is None:
+            return 0
+        drained = asyncio.wrap_future(self._engine.drain())
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.shield(drained)
+        except TimeoutError:
+            return await asyncio.wrap_future(self._engine.end_all(DrainingError()))
+        return 0
+
+    def _facts(self, facts: ModelFacts, limits: SchedulerLimits) -> WorkerFacts:
+        return WorkerFacts(
+            worker_id=self._settings.worker_id,
+            model=self._settings.model,
+            replica_index=self._settings.replica_index,
+            start_time_ms=self._start_time_ms,
+            context_tokens=limits.context_tokens,
+            cpu_layer_count=facts.num_layers,
+            gpu_layer_count=0,
+        )
+
+    def _report(self, phase: LoadPhase, fraction: float) -> None:
+        self._host.say(Progress(phase=phase, fraction=min(max(fraction, 0.0), 1.0)))
+
+
+def _warm_up(backend: LlamaCppBackend) -> None:
+    """Computes one token, so that the first request doesn't pay for what is set up on demand."""
+    token = min(set(range(backend.vocabulary.size)) - backend.vocabulary.control_tokens)
+    backend.decode(StepPlan(chunks=(Chunk(0, 0, (token,), None),)))
+    backend.release([0])
+
+
+def _template_variables(facts: ModelFacts, backend: LlamaCppBackend) -> dict[str, str]:
+    named = {"bos_token": facts.bos, "eos_token": facts.eos}
+    texts = backend.vocabulary.control_texts
+    return {name: texts.get(token, "") for name, token in named.items() if token is not None}
+
+
+def _details(
+    facts: ModelFacts, limits: SchedulerLimits, *, vocabulary_size: int, has_chat_template: bool
+) -> ModelDetails:
+    return ModelDetails(
+        architecture=facts.architecture,
+        description=facts.description,
+        context_tokens=limits.context_tokens,
+        cell_count=facts.num_cells,
+        vocabulary_size=vocabulary_size,
+        layer_count=facts.num_layers,
+        has_chat_template=has_chat_template,
+    )
