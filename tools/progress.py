@@ -64,6 +64,8 @@ class Ticker:
     def show(self, line: str) -> None:
         """Shows what `line` says, unless the last state is too fresh."""
         now_s = time.monotonic()
+        if line.isspace():
+            return
         if now_s - self.shown_s < (0.1 if self.live else QUIET_INTERVAL_S):
             return
         self.shown_s = now_s

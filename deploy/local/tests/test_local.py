@@ -56,7 +56,7 @@ def machine(tmp_path, monkeypatch, dummy, deploy):
     """A machine with two dummy services and a client that repeats its arguments."""
     programs = (dummy("policy"), dummy("engine"))
     client = tmp_path / "caravan"
-    client.write_text(f"#!{sys.executable}\nimport sys; print('asked', *sys.argv[1:], flush=True)")
+    client.write_text('#!/bin/sh\necho asked "$@"\n')
     client.chmod(0o755)
     monkeypatch.setattr(local, "PROGRAMS", programs)
     monkeypatch.setattr(local, "PYTHON", sys.executable)
@@ -92,7 +92,7 @@ def test_another_model_than_the_running_one_is_refused(machine, tmp_path, monkey
 
 
 def test_a_first_chat_that_fails_is_a_failure_of_up(machine, capfd):
-    machine.write_text(f"#!{sys.executable}\nraise SystemExit(7)")
+    machine.write_text("#!/bin/sh\nexit 7\n")
 
     assert local.main(["up"]) == 7
 
