@@ -117,7 +117,7 @@ class TelemetryApp:
             self._instruments,
             live_hosts=lambda: self._totals.live_host_count,
             queued_batches=lambda: self._thread.queued_count,
-            database_bytes=lambda: database_path.stat().st_size,
+            database_bytes=lambda: _size_of(database_path),
         )
         ops = OpsServer(
             self._settings.server.ops_port,
@@ -145,6 +145,11 @@ class TelemetryApp:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+def _size_of(path: Path) -> int:
+    """0 once somebody has moved the file away: that must not cost all other metrics."""
+    return path.stat().st_size if path.exists() else 0
 
 
 def _log_death(task: asyncio.Task[None]) -> None:
