@@ -3,7 +3,7 @@
 Every description names the unit and what 0 means.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, SecretStr
 
@@ -64,8 +64,8 @@ class WatchSettings(Section):
 class LogSettings(Section):
     """What is logged."""
 
-    level: str = Field(
-        "info", pattern="^(debug|info|warning|error)$", description="Least severe level shown."
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level shown."
     )
 
 

@@ -167,6 +167,21 @@ def test_outage_is_reported_as_such_and_ends_with_its_cause(opened, path, monkey
     assert reader.find_credential("aaaaaaaaaaaa") is None
 
 
+def test_full_disk_is_reported_as_an_outage_and_undoes_the_change(opened):
+    engine = opened()
+    rows = [{"name": f"tenant-{index}", "create_time_us": 0} for index in range(2000)]
+
+    def fill():
+        with writing(engine) as connection:
+            connection.exec_driver_sql("PRAGMA max_page_count=30")
+            connection.execute(tables.tenants.insert(), rows)
+
+    with pytest.raises(StoreUnavailableError):
+        fill()
+    with reading(engine) as connection:
+        assert connection.execute(tables.tenants.select()).all() == []
+
+
 def test_values_are_in_no_database_error(opened, caplog):
     engine = opened()
     with pytest.raises(Exception) as caught, writing(engine) as connection:  # noqa: PT011

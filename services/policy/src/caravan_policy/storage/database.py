@@ -11,13 +11,7 @@ from typing import Any
 import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import (
-    ArgumentError,
-    DatabaseError,
-    InterfaceError,
-    NoSuchModuleError,
-    OperationalError,
-)
+from sqlalchemy.exc import DatabaseError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from caravan_policy.domain.errors import StoreUnavailableError, StoreUnusableError
@@ -96,11 +90,12 @@ def _make_engine(url: str | URL, pool_size: int) -> Engine:
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=_BUSY_TIMEOUT_S,
+            pool_pre_ping=not is_sqlite,  # a server may have restarted in between
         )
-    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+    except (SQLAlchemyError, ImportError) as error:
         raise StoreUnusableError(
             "The setting database.url cannot be used: it is malformed, or the driver that it "
-            f"names is not installed ({type(error).__name__})."
+            f"names is not installed or too old ({type(error).__name__})."
         ) from None  # the cause may quote a password
     if is_sqlite:
         event.listen(engine, "connect", _set_up_sqlite)
