@@ -8,6 +8,7 @@ from typing import Self, Unpack
 from caravan_client.async_transport import AsyncGenerationStream, AsyncStream, AsyncTransport
 from caravan_client.client_settings import ClientSettings, connection_of
 from caravan_client.generation import CallOptions, GenerateOptions, Generation, Message
+from caravan_client.keywords import call_options
 from caravan_client.operations import gateway, inference, models, policy
 from caravan_client.resources import (
     ApiKey,
@@ -54,28 +55,32 @@ class AsyncCaravan:
     ) -> Generation:
         """Continues a text, or token ids, and returns when all of it is there."""
         request = inference.text_request(prompt, options)
-        return await self._transport.unary(inference.generate(request), options)
+        return await self._transport.unary(inference.generate(request), call_options(options))
 
     def stream(
         self, prompt: str | Sequence[int], **options: Unpack[GenerateOptions]
     ) -> AsyncGenerationStream:
         """Continues a text, or token ids, as events."""
         request = inference.text_request(prompt, options)
-        return self._transport.generation_stream(inference.stream_generate(request), options)
+        return self._transport.generation_stream(
+            inference.stream_generate(request), call_options(options)
+        )
 
     async def chat(
         self, messages: str | Sequence[Message], **options: Unpack[GenerateOptions]
     ) -> Generation:
         """Answers a chat; a plain string is one user message."""
         request = inference.chat_request(messages, options)
-        return await self._transport.unary(inference.generate(request), options)
+        return await self._transport.unary(inference.generate(request), call_options(options))
 
     def stream_chat(
         self, messages: str | Sequence[Message], **options: Unpack[GenerateOptions]
     ) -> AsyncGenerationStream:
         """Answers a chat as events."""
         request = inference.chat_request(messages, options)
-        return self._transport.generation_stream(inference.stream_generate(request), options)
+        return self._transport.generation_stream(
+            inference.stream_generate(request), call_options(options)
+        )
 
     async def status(self, **call: Unpack[CallOptions]) -> GatewayStatus:
         """How the deployment is."""

@@ -13,6 +13,7 @@ import grpc
 from caravan_client.connection import Connection, Tls, is_loopback
 from caravan_client.errors import CaravanError, ConfigurationError, ErrorDetails
 from caravan_client.generation import CallOptions
+from caravan_client.keywords import check_keywords
 from caravan_client.retries import RetryRules, retry_rules
 from caravan_client.statuses import REQUEST_ID_KEY, CallContext, error_of
 
@@ -36,7 +37,9 @@ class CallPlan:
 
         Raises:
             ConfigurationError: the timeout is not above 0.
+            TypeError: there is no such option.
         """
+        check_keywords(options, CallOptions)
         self._connection = connection
         self._request_id = options.get("request_id")
         self.timeout_s = options.get("timeout_s", connection.timeout_s)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import TypedDict
 
 from caravan_client.connection import Connection, Tls, resolve_connection
+from caravan_client.keywords import check_keywords
 
 
 class ClientSettings(TypedDict, total=False):
@@ -24,7 +25,9 @@ def connection_of(address: str | None, settings: ClientSettings) -> Connection:
 
     Raises:
         ConfigurationError: a setting cannot be used, or no API key was found.
+        TypeError: there is no such setting.
     """
+    check_keywords(settings, ClientSettings)
     connection = resolve_connection(address, settings.get("api_key"), settings.get("tls"))
     return replace(
         connection,

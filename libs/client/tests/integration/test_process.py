@@ -38,7 +38,7 @@ class Terminal:
             ready, _, _ = select.select([self._person], [], [], max(0, deadline - time.monotonic()))
             if not ready:
                 raise TimeoutError(f"no {pattern!r} in {self.screen!r}")
-            self.screen += os.read(self._person, 65536).decode()
+            self.screen += os.read(self._person, 65536).decode(errors="replace")
         seen, self.screen = self.screen[: match.end()], self.screen[match.end() :]
         return seen
 
@@ -55,8 +55,8 @@ class Terminal:
                 return
         raise TimeoutError(f"no {pattern!r} in {self.screen!r}")
 
-    def type(self, text: str) -> None:
-        os.write(self._person, text.encode())
+    def type(self, text: str | bytes) -> None:
+        os.write(self._person, text.encode() if isinstance(text, str) else text)
 
     def resize(self, columns: int) -> None:
         fcntl.ioctl(self.program, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
@@ -115,6 +115,15 @@ def test_reader_that_leaves_ends_the_call_silently(start_command, gateway):
     assert process.wait(PATIENCE_S) == 141
     assert process.stderr.read() == b""
     assert gateway.left.wait(PATIENCE_S)
+
+
+def test_full_disk_is_told_without_a_traceback(start_command):
+    with open("/dev/full", "wb") as full:  # noqa: PTH123 (a device)
+        process = start_command("generate", "Once", stdout=full)
+        _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 1
+    assert err.startswith(b"caravan: unexpected OSError: [Errno 28] No space left")
+    assert len(err.splitlines()) == 1
 
 
 def test_pipes_work_in_both_directions(start_command, gateway):
@@ -183,6 +192,8 @@ def test_failed_turn_is_told_and_forgotten(start_at_terminal, terminal, gateway,
     gateway.failures.append(reason_failure("NO_CHAT_TEMPLATE", "No template."))
     terminal.type("First\n")
     terminal.expect("caravan: NO_CHAT_TEMPLATE: .*> $")
+    terminal.type(b"broken \xff\n")
+    terminal.expect("caravan: INVALID_FIELD: .*> $")
     terminal.type("Second\n")
     terminal.expect("Once upon a time\r\n.*> $")
     assert [turn.content for turn in gateway.calls[-1][1].chat.messages] == ["Second"]

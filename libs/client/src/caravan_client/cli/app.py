@@ -73,6 +73,10 @@ class CaravanGroup(TyperGroup):
         except _ReaderGoneError:
             silence_stdout()
             return ExitStatus.READER_GONE
+        except OSError as error:  # a full disk, for one
+            silence_stdout()
+            report_unexpected(error, as_json=as_json)
+            return ExitStatus.CALL_FAILED
         except Exception as error:
             if os.environ.get("CARAVAN_DEBUG"):
                 raise

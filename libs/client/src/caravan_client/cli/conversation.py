@@ -70,12 +70,15 @@ class Conversation:
 
     def _answer(self, question: Message) -> None:
         """Prints the answer; a question that got none is not part of the conversation."""
-        stream = self._session.client.stream_chat([*self._turns, question], **self._options)
+        client, output = self._session.client, self._session.output
         try:
-            print_stream(stream, self._session.output, stats=self._stats)
+            with client.stream_chat([*self._turns, question], **self._options) as stream:
+                try:
+                    print_stream(stream, output, stats=self._stats)
+                finally:
+                    if stream.text_so_far:
+                        self._turns += [question, Message.assistant(stream.text_so_far)]
         except KeyboardInterrupt:
-            self._session.output.hint("(stopped)")
+            output.hint("(stopped)")
         except CaravanError as error:
             report_error(error, as_json=False)
-        if stream.text_so_far:
-            self._turns += [question, Message.assistant(stream.text_so_far)]

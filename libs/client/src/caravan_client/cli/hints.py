@@ -11,7 +11,7 @@ _HINTS = {
     "MODEL_NOT_FOUND": "`caravan models list` shows what there is",
     "MODEL_NOT_LOADED": "`caravan models load NAME` loads it",
     "MODEL_LOAD_FAILED": "the engine's log says more; `make logs` shows it",
-    "CONTEXT_LENGTH_EXCEEDED": "shorten the input",
+    "CONTEXT_LENGTH_EXCEEDED": "shorten the input; in a conversation /clear begins anew",
     "NO_CHAT_TEMPLATE": "`caravan generate` continues a text with any model",
     "DEADLINE_EXCEEDED": "--timeout gives it longer",
     "DEPENDENCY_UNAVAILABLE": "`caravan status` shows what is down",

@@ -19,6 +19,7 @@ from caravan_client.generation import (
     Started,
     Usage,
 )
+from caravan_client.keywords import check_keywords
 from caravan_client.operations.operation import Operation, fill, operation
 
 _SERVICE = "/caravan.inference.v1.InferenceService/"
@@ -79,6 +80,7 @@ def stream_generate(request: generation_pb.GenerateRequest) -> Operation[Event |
 
 
 def _request(options: GenerateOptions) -> generation_pb.GenerateRequest:
+    check_keywords(options, GenerateOptions)
     request = generation_pb.GenerateRequest()
     stop = options.get("stop")
     fill(
