@@ -36,15 +36,21 @@ class Deployment:
         self._root = root
         self._model_file = home / "supervisor" / "model"
 
+    def refuse_conflicts(self) -> None:
+        """Finds what would be in the way of a start.
+
+        Raises:
+            DeploymentError: leftovers of an earlier run, or a taken port.
+        """
+        self._refuse_leftovers()
+        self._refuse_taken_ports()
+
     def start(self, environment: Mapping[str, str], *, model: str) -> None:
         """Starts all programs below a new supervisord.
 
         Raises:
-            DeploymentError: leftovers of an earlier run, or a taken port.
             SupervisionError: supervisord doesn't start.
         """
-        self._refuse_leftovers()
-        self._refuse_taken_ports()
         print(f"starting {', '.join(program.name for program in self.programs)}", flush=True)
         self.supervisor.start(environment, cwd=self._root)
         self._model_file.write_text(model)

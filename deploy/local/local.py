@@ -41,6 +41,9 @@ def main(arguments: list[str]) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # the reader of our words has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def run_command(arguments: list[str]) -> int:
@@ -70,6 +73,7 @@ def up(deployment: Deployment) -> int:
     model = wanted_model(os.environ)
     if deployment.supervisor.is_running():
         return resume(deployment, model)
+    deployment.refuse_conflicts()
     make_certificates(deployment)
     deployment.start(service_environment(os.environ, deployment.home, model), model=model)
     deployment.wait_until_ready()

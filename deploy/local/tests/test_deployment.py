@@ -19,6 +19,7 @@ def eventually(condition, timeout_s=20.0):
 
 
 def start(deployment, model="bundled"):
+    deployment.refuse_conflicts()
     deployment.start({**os.environ, "CARAVAN_HOME": str(deployment.home)}, model=model)
 
 
