@@ -159,22 +159,23 @@ class EngineLoop:
         try:
             while not self._is_stopping:
                 self._turn()
+            self._runner.run(self._scheduler.schedule(self._clock()))  # nobody is left: releases
         except BaseException as error:  # noqa: BLE001 (a silent stall is worse than any end)
             _log.critical("the decode thread failed", exc_info=error)
             self._on_fatal(error)
 
     def _turn(self) -> None:
+        started = time.perf_counter()
         plan = self._scheduler.schedule(self._clock())
         self._publish()
         if plan.is_empty:
             self._rest()
         else:
-            self._step(plan)
+            self._step(plan, started)
         while not self._inbox.empty():
             self._inbox.get()()
 
-    def _step(self, plan: StepPlan) -> None:
-        started = time.perf_counter()
+    def _step(self, plan: StepPlan, started: float) -> None:
         result = self._runner.run(plan)
         if result.failure_code is not None:
             _log.error("a batch failed", extra={"code": result.failure_code})
