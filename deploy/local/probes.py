@@ -60,6 +60,7 @@ def describe_owner(port: int) -> str:
         for connection in psutil.net_connections(kind="tcp"):
             here = getattr(connection.laddr, "port", None) == port
             if here and connection.status == psutil.CONN_LISTEN and connection.pid is not None:
-                words = psutil.Process(connection.pid).cmdline()
-                return f"process {connection.pid} ({' '.join(words)[:100]})"
+                owner = psutil.Process(connection.pid)
+                command = " ".join(owner.cmdline())[:100]
+                return f"process {owner.pid} ({command}, in {owner.cwd()})"
     return "a process of another user"
