@@ -104,7 +104,11 @@ class CaravanError(Exception):
         return self.details.request_id
 
     def __str__(self) -> str:
-        faults = "".join(f"; {v.field}: {v.description}" for v in self.field_violations)
+        faults = "".join(
+            f"; {fault.field}: {fault.description}"
+            for fault in self.field_violations
+            if fault.field not in self.message
+        )
         marks = [self.reason] + ([f"request {self.request_id}"] if self.request_id else [])
         return f"{self.message}{faults} [{', '.join(marks)}]"
 

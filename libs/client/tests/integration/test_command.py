@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from caravan_client.cli.app import app
+from caravan_rpckit.errors import FieldViolation
 
 SECRET = "crv_secret_1"
 
@@ -192,6 +193,15 @@ def test_failed_call_is_one_line_with_reason_and_advice(run, gateway, reason_fai
     assert result.stderr == (
         "caravan: MODEL_NOT_LOADED: m sleeps; `caravan models load m` loads it\n"
     )
+
+
+def test_every_faulty_field_is_told_once(run, gateway, reason_failure):
+    violations = [FieldViolation("seed", "is odd"), FieldViolation("stop[0]", "is empty")]
+    gateway.failures.append(
+        reason_failure("INVALID_FIELD", "seed: is odd (and 1 more)", field_violations=violations)
+    )
+    result = run("chat", "Hi")
+    assert result.stderr == "caravan: INVALID_FIELD: seed: is odd; stop[0]: is empty\n"
 
 
 def test_failed_call_is_json_on_stderr(run, gateway, reason_failure):

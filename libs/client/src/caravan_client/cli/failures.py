@@ -27,8 +27,8 @@ def report_error(error: CaravanError, *, as_json: bool) -> None:
     if as_json:
         _print(error_json(error))
         return
-    parts = [error.message.rstrip(".")]
-    parts += [f"{violation.field}: {violation.description}" for violation in error.field_violations]
+    parts = [f"{violation.field}: {violation.description}" for violation in error.field_violations]
+    parts = parts or [error.message.rstrip(".")]  # else it would only repeat them
     parts += [f"{limit.subject}: {limit.description}" for limit in error.quota_violations]
     if error.retry_after_s is not None:
         parts.append(f"try again in {error.retry_after_s:.3g} s")
