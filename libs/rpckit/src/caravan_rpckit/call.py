@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 import uuid
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 
 import grpc.aio
 
+from caravan_rpckit.errors import CaravanError
 from caravan_rpckit.tls import peer_service
 
 REQUEST_ID_KEY = "x-request-id"
@@ -18,11 +20,16 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 class Call:
     """One call in progress. Lives on the server's event loop, and as long as the call does."""
 
-    __slots__ = ("_context", "_headers_sent", "_metadata", "method", "peer", "request_id")
+    __slots__ = (
+        *("_context", "_headers_sent", "_metadata", "_task"),
+        *("ended_with", "method", "peer", "request_id"),
+    )
 
     def __init__(self, method: str, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         self.method = method
+        self.ended_with: CaravanError | None = None
         self._context = context
+        self._task = asyncio.current_task()
         self._metadata: dict[str, str] | None = None
         self._headers_sent = False
         self.peer = peer_service(context.auth_context())
@@ -48,13 +55,28 @@ class Call:
         remaining = self._context.time_remaining()
         return None if remaining is None or math.isinf(remaining) else remaining
 
+    def end(self, error: CaravanError) -> None:
+        """Ends the call from outside its handler, which may wait for anything, also its client.
+
+        The handler is cancelled and the client gets `error`; a client that does not read gets it
+        when it does. The first error counts. Call it only while the handler runs.
+        """
+        if self.ended_with is None and self._task is not None:
+            self.ended_with = error
+            self._task.cancel()
+
     async def send_initial_metadata(self, extra: Mapping[str, str] | None = None) -> None:
         """Sends the headers, the request id among them, once; later calls do nothing."""
         if self._headers_sent:
             return
         self._headers_sent = True
         headers = {REQUEST_ID_KEY: self.request_id, **(extra or {})}
-        await self._context.send_initial_metadata(tuple(headers.items()))
+        sending = asyncio.ensure_future(self._context.send_initial_metadata(tuple(headers.items())))
+        try:
+            await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            await sending  # gRPC takes no status while headers are under way
+            raise
 
 
 def _request_id(proposed: str) -> str:

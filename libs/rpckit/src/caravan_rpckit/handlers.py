@@ -147,8 +147,10 @@ class MethodHandler:
             self._check_peer(call)
             return await serve(call)
         except asyncio.CancelledError:
-            status = status_of(_interruption(call))
-            raise
+            status = status_of(call.ended_with or _interruption(call))
+            if call.ended_with is None:
+                raise
+            await self._fail(status, call, context)
         except Exception as error:  # noqa: BLE001 (the border: nothing may pass unmapped)
             status = _map_failure(error, call)
             await self._fail(status, call, context)

@@ -1,4 +1,5 @@
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -21,6 +22,7 @@ class ModelServicer:
 
     def __init__(self):
         self.live = 0
+        self.last_taken_s = 0.0
         self.calls: list[Call] = []
 
     async def ListModels(self, request: model_pb.ListModelsRequest, call: Call):
@@ -39,6 +41,10 @@ class ModelServicer:
         return response
 
     async def LoadModel(self, request: model_pb.LoadModelRequest, call: Call) -> AsyncIterator:
+        self.calls.append(call)
+        if request.model == "flood":
+            async for response in self._flood():
+                yield response
         for index in range(3):
             yield model_pb.LoadModelResponse(fraction=index)
             if request.model == "missing":
@@ -48,6 +54,20 @@ class ModelServicer:
 
     async def UnloadModel(self, request: model_pb.UnloadModelRequest, call: Call):
         return model_pb.UnloadModelResponse()
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the client has taken nothing of the flood for a while."""
+        return self.live > 0 and time.monotonic() - self.last_taken_s > 0.3
+
+    async def _flood(self):
+        self.live += 1
+        try:
+            while True:
+                self.last_taken_s = time.monotonic()
+                yield model_pb.LoadModelResponse(model={"name": "x" * 65_536})
+        finally:
+            self.live -= 1
 
     async def _hang(self):
         self.live += 1

@@ -14,8 +14,19 @@ from caravan.telemetry.v1 import ingest_service_pb2 as ingest_pb
 from caravan.telemetry.v1 import ingest_service_pb2_grpc as ingest_grpc
 from caravan_rpckit.channel import open_channel
 from caravan_rpckit.details import error_details
+from caravan_rpckit.errors import CaravanError, Reason
 from caravan_rpckit.refusals import AddressInUseError
 from caravan_rpckit.server import RpcServer
+
+
+async def read_all(answers):
+    async for _ in answers:
+        pass
+
+
+class EndedError(CaravanError):
+    reason = Reason.KEY_REVOKED
+
 
 LIMIT = 4 * 1024 * 1024
 GET = "/caravan.model.v1.ModelService/GetModel"
@@ -159,7 +170,7 @@ async def test_deadline_reaches_the_servicer(models, servicer):
     await models.GetModel(model_pb.GetModelRequest(model="m"), timeout=30)
     await models.GetModel(model_pb.GetModelRequest(model="m"))
     with_deadline, without = servicer.calls
-    assert 0 < with_deadline.time_remaining() <= 30
+    assert 0 < with_deadline.time_remaining() < 31  # gRPC rounds up
     assert without.time_remaining() is None
 
 
@@ -217,3 +228,35 @@ async def test_a_taken_port_is_refused_clearly(server):
 def test_servicer_that_lacks_a_method_is_refused():
     with pytest.raises(TypeError, match="lacks"):
         RpcServer("127.0.0.1:0").add(object(), model_pb.DESCRIPTOR.services_by_name["ModelService"])
+
+
+async def test_a_call_ended_from_outside_fails_with_the_given_error(models, servicer):
+    call = models.GetModel(model_pb.GetModelRequest(model="hang"), timeout=10)
+    running = asyncio.ensure_future(call)
+    while not servicer.live:
+        await asyncio.sleep(0)
+
+    servicer.calls[0].end(EndedError("Ended."))
+    servicer.calls[0].end(EndedError("Too late."))
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await running
+    assert caught.value.details() == "Ended."
+    assert error_details(caught.value).reason == "KEY_REVOKED"
+    assert servicer.live == 0
+
+
+async def test_a_stream_ended_while_its_client_does_not_read_fails_when_it_reads(models, servicer):
+    call = models.LoadModel(model_pb.LoadModelRequest(model="flood"), timeout=10)
+    answers = aiter(call)
+    await anext(answers)
+    while not servicer.is_blocked:
+        await asyncio.sleep(0.05)
+
+    servicer.calls[0].end(EndedError("Ended."))
+
+    while servicer.live:
+        await asyncio.sleep(0)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await read_all(answers)
+    assert error_details(caught.value).reason == "KEY_REVOKED"
