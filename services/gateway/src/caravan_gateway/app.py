@@ -261,6 +261,7 @@ class GatewayApp:
                 "usage_spool_depth": lambda: self._usage.num_waiting,
                 "credential_cache_entries": lambda: len(self._authenticator.answers),
                 "decision_cache_entries": lambda: len(self._authorizer.answers),
+                "workers_known": lambda: self._catalog.num_endpoints,
                 "worker_channels": lambda: len(self._workers),
                 "worker_calls_active": lambda: self._router.num_leases,
                 "policy_connected": lambda: self._view.connected,

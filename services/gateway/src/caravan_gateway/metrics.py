@@ -122,6 +122,7 @@ GAUGES: Mapping[str, tuple[str, str]] = {
     "usage_spool_depth": ("records", "Usage records that telemetry does not have yet."),
     "credential_cache_entries": ("entries", "Credentials whose holder is remembered."),
     "decision_cache_entries": ("entries", "Decisions that are remembered."),
+    "workers_known": ("workers", "Workers that take calls, as far as their hosts said."),
     "worker_channels": ("channels", "Open channels to workers."),
     "worker_calls_active": ("calls", "Calls that run on workers."),
     "policy_connected": ("bool", "Whether the news from policy arrive."),

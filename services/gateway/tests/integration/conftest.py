@@ -16,8 +16,8 @@ from caravan_rpckit.certificates import ensure_certificates
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode doesn't
 
-from gateway_client import ADMIN_KEY, KEY, Client, until  # noqa: E402
-from gateway_fakes import FakeEngine, FakePolicy, FakeTelemetry, FakeWorker  # noqa: E402
+from gateway_client import ADMIN_KEY, KEY, Client, until
+from gateway_fakes import FakeEngine, FakePolicy, FakeTelemetry, FakeWorker
 
 
 @pytest.fixture(scope="session")

@@ -91,7 +91,7 @@ async def metric(app, series):
 
 
 async def announced(engine, app):
-    """Sends the engine's picture and returns when the gateway has taken it in."""
-    heard = app.num_engine_news
+    """Sends the engine's picture and returns when the gateway knows as many workers as it has."""
     engine.announce()
-    await until(lambda: app.num_engine_news > heard, "the picture")
+    while await metric(app, "caravan_gateway_workers_known") != len(engine.endpoints):
+        await asyncio.sleep(0.02)

@@ -259,9 +259,7 @@ class FakeWorker(FakeServer):
         self.pause_s = 0.0
 
     def add_to(self, server):
-        server.add(
-            self, worker_pb.DESCRIPTOR.services_by_name["WorkerService"], peers=("gateway",)
-        )
+        server.add(self, worker_pb.DESCRIPTOR.services_by_name["WorkerService"], peers=("gateway",))
 
     async def Run(self, request, call):
         self.runs.append(request)
@@ -347,9 +345,7 @@ class FakeTelemetry(FakeServer):
         self.acknowledge = True
 
     def add_to(self, server):
-        server.add(
-            self, ingest_pb.DESCRIPTOR.services_by_name["IngestService"], peers=("gateway",)
-        )
+        server.add(self, ingest_pb.DESCRIPTOR.services_by_name["IngestService"], peers=("gateway",))
 
     async def IngestUsage(self, request, call):
         self.num_batches += 1
@@ -422,5 +418,3 @@ async def _pump(reader, writer):
         pass
     finally:
         writer.transport.abort()
-
-

@@ -117,9 +117,7 @@ async def test_a_worker_that_ends_without_its_terminal_event_is_a_dead_worker(cl
     assert (code, details.reason) == ("UNAVAILABLE", "WORKER_DIED")
 
 
-async def test_a_worker_that_dies_mid_stream_ends_its_streams_only(
-    client, gateway, engine, worker
-):
+async def test_a_worker_that_dies_mid_stream_ends_its_streams_only(client, gateway, engine, worker):
     wire = Wire(worker.port)
     await wire.start()
     engine.endpoints.clear()
@@ -168,7 +166,7 @@ async def test_cancelling_reaches_the_worker(client, worker, method):
 
 
 async def test_the_deadline_reaches_the_worker(client, worker):
-    code, details = await failure_of(client.stream("hang", timeout=0.5))
+    code, _ = await failure_of(client.stream("hang", timeout=0.5))
 
     assert code == "DEADLINE_EXCEEDED"
     await until(lambda: worker.num_live == 0, "its end")
@@ -195,7 +193,8 @@ async def test_a_client_that_never_reads_is_cut_off(start_gateway, client_of, wo
     await anext(aiter(call))
 
     await until(lambda: worker.num_live == 0, "its end")
-    await failure_of(call)
+    code, details = await failure_of(call)
+    assert (code, details.reason) == ("ABORTED", "READER_STALLED")
 
 
 async def test_calls_go_to_the_least_loaded_replica(client, gateway, engine, worker):
@@ -251,5 +250,3 @@ async def test_a_restarted_worker_gets_a_channel_of_its_own(client, engine, work
 
     while not await answered():
         await asyncio.sleep(0.02)
-
-

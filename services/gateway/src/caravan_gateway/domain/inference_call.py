@@ -1,9 +1,10 @@
 """One inference call on its way through the stages, and what is seen of its events."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from caravan_gateway.domain.errors import GatewayError
 from caravan_gateway.domain.generation import GenerationSpec
 from caravan_gateway.domain.principal import Credential, Identity
 from caravan_gateway.domain.routing import Lease
@@ -109,18 +110,12 @@ class CallGuard(Protocol):
         """From now on the call ends when the key is revoked."""
 
 
-class TimeLeft(Protocol):
-    """The caller's deadline."""
-
-    def __call__(self) -> float | None:
-        """Seconds that are left; None without a deadline."""
-
-
 @dataclass(slots=True)
 class InferenceCall:
     """One call. The first block comes with it; the stages fill in the second.
 
-    `request` is the request as it came, for the worker; nothing here looks into it.
+    `request` is the request as it came, for the worker; nothing here looks into it. `time_left`
+    gives the seconds until the caller's deadline, if it has one. `end` fails the call from outside.
     """
 
     method: str
@@ -129,7 +124,8 @@ class InferenceCall:
     authorization: str | None = field(repr=False)
     spec: GenerationSpec
     request: object = field(repr=False)
-    time_left: TimeLeft = field(repr=False)
+    time_left: Callable[[], float | None] = field(repr=False)
+    end: Callable[[GatewayError], None] = field(repr=False)
     start_s: float
     start_time_s: float
 

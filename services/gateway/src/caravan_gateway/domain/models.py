@@ -90,6 +90,11 @@ class ModelCatalog:
         """How many hosts are watched successfully."""
         return sum(host.connected for host in self._hosts.values())
 
+    @property
+    def num_endpoints(self) -> int:
+        """How many workers take requests, as far as their hosts said."""
+        return sum(len(picture.endpoints) for picture in self._pictures())
+
     def resolve(self, name: str) -> str | None:
         """Returns the model's own name for a name or alias; names come before aliases."""
         models = [model for picture in self._pictures() for model in picture.models]

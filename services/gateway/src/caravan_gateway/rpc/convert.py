@@ -45,6 +45,7 @@ def inference_call_from(
         spec=generation_spec_from(request),
         request=request,
         time_left=call.time_remaining,
+        end=call.end,
         start_s=clock(),
         start_time_s=wall_clock(),
     )

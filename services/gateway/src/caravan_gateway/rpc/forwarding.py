@@ -34,7 +34,8 @@ async def pass_on(
     model: str | None = None,
 ) -> bytes:
     """Passes a call on for a caller that may; `model` is the name in the request."""
-    async with gate.passed(call.method, call.metadata.get(AUTHORIZATION_KEY), model):
+    credential = call.metadata.get(AUTHORIZATION_KEY)
+    async with gate.passed(call.method, credential, call.end, model):
         return await forwarder.unary(request, _forwarded(call, model))
 
 
@@ -46,7 +47,8 @@ async def pass_on_stream(
     model: str | None = None,
 ) -> AsyncGenerator[bytes, None]:
     """Like `pass_on`, for streamed answers."""
-    async with gate.passed(call.method, call.metadata.get(AUTHORIZATION_KEY), model) as live:
+    credential = call.metadata.get(AUTHORIZATION_KEY)
+    async with gate.passed(call.method, credential, call.end, model) as live:
         answers = forwarder.stream(request, _forwarded(call, model))
         async with aclosing(live.relayed(answers)) as relayed:
             async for answer in relayed:

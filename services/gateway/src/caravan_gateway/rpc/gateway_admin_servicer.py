@@ -27,5 +27,6 @@ class GatewayAdminServicer:
         self, request: gateway_pb.GetGatewayStatusRequest, call: Call
     ) -> gateway_pb.GetGatewayStatusResponse:
         """The status at this moment."""
-        async with self._gate.passed(call.method, call.metadata.get(AUTHORIZATION_KEY)):
+        credential = call.metadata.get(AUTHORIZATION_KEY)
+        async with self._gate.passed(call.method, credential, call.end):
             return status_to(await self._look(), self._models())

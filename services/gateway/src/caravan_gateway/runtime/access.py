@@ -9,7 +9,7 @@ from caravan_gateway.domain.authorizer import Authorizer
 from caravan_gateway.domain.decision import DEPLOYMENT, model_resource
 from caravan_gateway.domain.models import ModelCatalog
 from caravan_gateway.domain.principal import Credential
-from caravan_gateway.runtime.live_calls import LiveCall, LiveCalls
+from caravan_gateway.runtime.live_calls import EndCall, LiveCall, LiveCalls
 
 
 class AccessGate:
@@ -29,14 +29,24 @@ class AccessGate:
 
     @asynccontextmanager
     async def passed(
-        self, method: str, authorization: str | None, model: str | None = None
+        self,
+        method: str,
+        authorization: str | None,
+        end_call: EndCall,
+        model: str | None = None,
     ) -> AsyncGenerator[LiveCall, None]:
-        """The body runs for a caller that may; `model` is the name in the request, if it has one.
+        """The body runs for a caller that may.
+
+        Args:
+            method: full name of the method.
+            authorization: the metadata of that name.
+            end_call: ends the call from outside.
+            model: the name in the request, if it has one.
 
         Raises:
-            GatewayError: who calls is not known, may not, or was revoked while the body ran.
+            GatewayError: who calls is not known, or may not.
         """
-        with self._live_calls.track() as live:
+        with self._live_calls.track(end_call) as live:
             credential = Credential.parse(authorization)
             identity = await self._authenticator.authenticate(credential)
             live.bind(credential, identity.key_id)

@@ -40,7 +40,7 @@ class InferencePipeline:
 
         Close it (`aclosing`) when leaving early; that cancels the work upstream.
         """
-        with self._live_calls.track() as live, ExitStack() as settling:
+        with self._live_calls.track(call.end) as live, ExitStack() as settling:
             call.guard = live
             for stage in reversed(self.stages):
                 settling.callback(stage.settle, call)

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 from contextlib import aclosing
-from types import TracebackType
 from typing import Self, TypeVar
 
 from caravan_gateway.domain.errors import (
@@ -16,27 +15,21 @@ from caravan_gateway.domain.principal import Credential
 
 T = TypeVar("T")
 
-# A client that reads gets its error within this time; one that doesn't is cut off after it.
-_READER_GRACE_S = 0.5
 _STALL_CHECK_S = 1.0
+# For the handlers of calls that were ended to clean up.
+_LAST_WORDS_S = 1.0
+
+EndCall = Callable[[GatewayError], None]
 
 
 class LiveCall:
-    """One call in progress: a context manager around all that its task does for it.
+    """One call in progress: a context manager around all that its task does for it."""
 
-    `end` makes the call's task fail with an error of our choice wherever it waits, as
-    `asyncio.timeout` does with its own. While the task waits for the client to read (see
-    `relayed`), the error comes with the next read; a client that does not read is cut off.
-    """
-
-    def __init__(self, calls: "LiveCalls", clock: Callable[[], float]) -> None:
+    def __init__(self, calls: "LiveCalls", end_call: EndCall, clock: Callable[[], float]) -> None:
         self._calls = calls
+        self._end_call = end_call
         self._clock = clock
-        self._task: asyncio.Task[object] | None = None
-        self._num_cancels_before = 0
-        self._cancelled = False
         self._client_since_s: float | None = None
-        self._cut_off: asyncio.TimerHandle | None = None
         self.error: GatewayError | None = None
         self.credential: Credential | None = None
         self.key_id: str | None = None
@@ -47,15 +40,10 @@ class LiveCall:
         self.key_id = key_id
 
     def end(self, error: GatewayError) -> None:
-        """Ends the call with `error`; the first reason counts."""
-        if self.error is not None or self._task is None:
-            return
-        self.error = error
-        if self._client_since_s is None:
-            self._cancel()
-        else:
-            loop = asyncio.get_running_loop()
-            self._cut_off = loop.call_later(_READER_GRACE_S, self._cut_off_reader)
+        """Cancels the call's task and lets the client have `error`; the first reason counts."""
+        if self.error is None:
+            self.error = error
+            self._end_call(error)
 
     def stalled_s(self) -> float:
         """How long the client has not taken what is there for it."""
@@ -68,40 +56,13 @@ class LiveCall:
                 self._client_since_s = self._clock()
                 yield item
                 self._client_since_s = None
-                if self.error is not None:
-                    raise self.error
 
     def __enter__(self) -> Self:
-        self._task = asyncio.current_task()
-        if self._task is None:
-            raise RuntimeError("a call is served by a task")
-        self._num_cancels_before = self._task.cancelling()
         self._calls.add(self)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._calls.remove(self)
-        task, self._task = self._task, None
-        if self._cut_off is not None:
-            self._cut_off.cancel()
-        if not self._cancelled or task is None or not isinstance(error, asyncio.CancelledError):
-            return
-        if task.uncancel() <= self._num_cancels_before and self.error is not None:
-            raise self.error from None
-
-    def _cut_off_reader(self) -> None:
-        if self._client_since_s is not None:
-            self._cancel()
-
-    def _cancel(self) -> None:
-        if self._task is not None:
-            self._cancelled = True
-            self._task.cancel()
 
 
 class LiveCalls:
@@ -124,13 +85,13 @@ class LiveCalls:
     def __iter__(self) -> Iterator[LiveCall]:
         return iter(tuple(self._calls))
 
-    def track(self) -> LiveCall:
-        """Returns the context of a new call.
+    def track(self, end_call: EndCall) -> LiveCall:
+        """Returns the context of a new call, which `end_call` ends from outside.
 
         Entering it raises DrainingError while no new calls are taken, and TooManyCallsError while
         as many run as are allowed.
         """
-        return LiveCall(self, self._clock)
+        return LiveCall(self, end_call, self._clock)
 
     def add(self, call: LiveCall) -> None:
         """Counts a call in; done by the call itself."""
@@ -172,7 +133,7 @@ class LiveCalls:
             return
         for call in self:
             call.end(DrainingError())
-        await self._idle_within(2 * _READER_GRACE_S)
+        await self._idle_within(_LAST_WORDS_S)
 
     async def _idle_within(self, timeout_s: float) -> bool:
         try:
