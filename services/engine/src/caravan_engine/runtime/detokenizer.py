@@ -62,8 +62,7 @@ class Detokenizer:
 
     def flush(self) -> TextPiece:
         """Returns everything held; the tokens are over."""
-        last, self._tail = self._tail.decode(errors="replace"), b""
-        return self._all(self._text + last)
+        return self._all(self._text + self._tail.decode(errors="replace"))
 
     def _decode(self, piece: bytes) -> str:
         data = self._tail + piece
@@ -76,8 +75,10 @@ class Detokenizer:
         return NOTHING
 
     def _all(self, text: str) -> TextPiece:
-        tokens, self._held, self._text = tuple(self._held), [], ""
+        tokens = tuple(self._held)
+        self._held.clear()
         self._ends.clear()
+        self._text, self._tail = "", b""
         return TextPiece(text, tokens)
 
     def _certain(self, length: int) -> TextPiece:

@@ -25,7 +25,7 @@ _REQUEST_MS = (
     *(1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0),
     *(10_000.0, 30_000.0, 60_000.0),
 )
-_RATE_WINDOW_S = 10.0
+_RATE_WINDOW_S = 10
 
 
 class Distribution(StrEnum):
@@ -110,7 +110,7 @@ class StatsSnapshot:
 
 
 class _TokenRate:
-    """Tokens per second over a sliding window, by whole seconds."""
+    """Tokens per second over the last ten complete seconds."""
 
     def __init__(self) -> None:
         self._seconds: deque[tuple[int, int]] = deque()
@@ -120,12 +120,13 @@ class _TokenRate:
         if self._seconds and self._seconds[-1][0] == second:
             num_tokens += self._seconds.pop()[1]
         self._seconds.append((second, num_tokens))
-        while self._seconds[0][0] <= now - _RATE_WINDOW_S - 1:
+        while self._seconds[0][0] < second - _RATE_WINDOW_S:
             self._seconds.popleft()
 
     def per_second(self, now: float) -> float:
-        recent = (num for second, num in self._seconds if second > now - _RATE_WINDOW_S - 1)
-        return sum(recent) / _RATE_WINDOW_S
+        present = int(now)
+        oldest = present - _RATE_WINDOW_S
+        return sum(num for at, num in self._seconds if oldest <= at < present) / _RATE_WINDOW_S
 
 
 class EngineStats:

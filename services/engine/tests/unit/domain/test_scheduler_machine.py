@@ -28,109 +28,108 @@ def expected_tokens(sequence):
     return history[sequence.num_prompt_tokens :]
 
 
-def machine(make_rig):
-    class Machine(RuleBasedStateMachine):
-        def __init__(self):
-            super().__init__()
-            self.fail_next = False
-            backend = FakeBackend(
-                num_cells=NUM_CELLS, batch_tokens=BUDGET, fails=lambda _step, _plan: self.code()
-            )
-            self.rig = make_rig(
-                backend,
-                num_seats=3,
-                token_budget=BUDGET,
-                context_tokens=CONTEXT,
-                queue_capacity=5,
-                queue_timeout_s=20,
-                max_unread_tokens=4,
-                reader_stall_s=10,
-            )
-            self.sequences = []
+class SchedulerMachine(RuleBasedStateMachine):
+    make_rig = None  # the test sets it
 
-        def code(self):
-            """Fails a step on demand, but nobody twice in a row: that would end them."""
-            if not self.fail_next or any(s.num_failures for s in self.rig.scheduler.running):
-                return None
-            self.fail_next = False
-            return -3
-
-        @rule(
-            length=st.integers(1, CONTEXT + 2),
-            max_output=st.integers(1, 20),
-            priority=st.sampled_from([1, 10, 50]),
-            deadline_s=st.none() | st.floats(0, 30),
+    def __init__(self):
+        super().__init__()
+        self.fail_next = False
+        backend = FakeBackend(
+            num_cells=NUM_CELLS, batch_tokens=BUDGET, fails=lambda _step, _plan: self.code()
         )
-        def submit(self, length, max_output, priority, deadline_s):
-            now = self.rig.clock()
-            prompt = bytes((len(self.sequences) * 7 + i) % 251 for i in range(length))
-            deadline = None if deadline_s is None else now + deadline_s
-            try:
-                sequence = self.rig.submit(
-                    prompt, max_output=max_output, priority=priority, deadline=deadline
-                )
-            except ContextLengthExceededError:
-                assert length >= CONTEXT
-            except QueueFullError:
-                assert self.rig.gate.num_waiting == 5
+        self.rig = self.make_rig(
+            backend,
+            num_seats=3,
+            token_budget=BUDGET,
+            context_tokens=CONTEXT,
+            queue_capacity=5,
+            queue_timeout_s=20,
+            max_unread_tokens=4,
+            reader_stall_s=10,
+        )
+        self.sequences = []
+
+    def code(self):
+        """Fails a step on demand, but nobody twice in a row: that would end them."""
+        if not self.fail_next or any(s.num_failures for s in self.rig.scheduler.running):
+            return None
+        self.fail_next = False
+        return -3
+
+    @rule(
+        length=st.integers(1, CONTEXT + 2),
+        max_output=st.integers(1, 20),
+        priority=st.sampled_from([1, 10, 50]),
+        deadline_s=st.none() | st.floats(0, 30),
+    )
+    def submit(self, length, max_output, priority, deadline_s):
+        now = self.rig.clock()
+        prompt = bytes((len(self.sequences) * 7 + i) % 251 for i in range(length))
+        deadline = None if deadline_s is None else now + deadline_s
+        try:
+            sequence = self.rig.submit(
+                prompt, max_output=max_output, priority=priority, deadline=deadline
+            )
+        except ContextLengthExceededError:
+            assert length >= CONTEXT
+        except QueueFullError:
+            assert self.rig.gate.num_waiting == 5
+        else:
+            self.sequences.append(sequence)
+
+    @rule(count=st.integers(1, 5))
+    def step(self, count):
+        for _ in range(count):
+            self.rig.step()
+            self.rig.check_integrity()
+
+    @rule(seconds=st.floats(0, 12))
+    def wait(self, seconds):
+        self.rig.clock.advance(seconds)
+
+    @rule()
+    def make_the_next_step_fail(self):
+        self.fail_next = True
+
+    @precondition(lambda self: self.sequences)
+    @rule(data=st.data())
+    def cancel(self, data):
+        sequence = data.draw(st.sampled_from(self.sequences))
+        self.rig.scheduler.cancel(sequence, self.rig.clock())
+
+    @precondition(lambda self: self.sequences)
+    @rule(data=st.data(), num_unread=st.sampled_from([0, 4]))
+    def read(self, data, num_unread):
+        data.draw(st.sampled_from(self.sequences)).output.num_unread = num_unread
+
+    @invariant()
+    def everybody_ends_once_and_has_the_undisturbed_tokens(self):
+        for sequence in self.sequences:
+            assert sequence.output.num_ends <= 1
+            assert not any(isinstance(e, DecodeFailedError) for e in sequence.output.errors)
+            wanted = expected_tokens(sequence)
+            if sequence.output.finished:
+                assert sequence.output.tokens == wanted
             else:
-                self.sequences.append(sequence)
+                assert sequence.output.tokens == wanted[: len(sequence.output.tokens)]
 
-        @rule(count=st.integers(1, 5))
-        def step(self, count):
-            for _ in range(count):
-                self.rig.step()
-                self.rig.check_integrity()
+    @invariant()
+    def the_gate_counts_exactly_who_waits(self):
+        waiting = [s for s in self.sequences if s.seat is None and not s.output.num_ends]
+        assert self.rig.gate.num_waiting == len(waiting)
 
-        @rule(seconds=st.floats(0, 12))
-        def wait(self, seconds):
-            self.rig.clock.advance(seconds)
-
-        @rule()
-        def make_the_next_step_fail(self):
-            self.fail_next = True
-
-        @precondition(lambda self: self.sequences)
-        @rule(data=st.data())
-        def cancel(self, data):
-            sequence = data.draw(st.sampled_from(self.sequences))
-            self.rig.scheduler.cancel(sequence, self.rig.clock())
-
-        @precondition(lambda self: self.sequences)
-        @rule(data=st.data(), num_unread=st.sampled_from([0, 4]))
-        def read(self, data, num_unread):
-            data.draw(st.sampled_from(self.sequences)).output.num_unread = num_unread
-
-        @invariant()
-        def everybody_ends_once_and_has_the_undisturbed_tokens(self):
-            for sequence in self.sequences:
-                assert sequence.output.num_ends <= 1
-                assert not any(isinstance(e, DecodeFailedError) for e in sequence.output.errors)
-                wanted = expected_tokens(sequence)
-                if sequence.output.finished:
-                    assert sequence.output.tokens == wanted
-                else:
-                    assert sequence.output.tokens == wanted[: len(sequence.output.tokens)]
-
-        @invariant()
-        def the_gate_counts_exactly_who_waits(self):
-            waiting = [s for s in self.sequences if s.seat is None and not s.output.num_ends]
-            assert self.rig.gate.num_waiting == len(waiting)
-
-        def teardown(self):
-            self.fail_next = False
-            for sequence in self.sequences:
-                sequence.output.num_unread = 0
-            self.rig.run()
-            assert all(each.output.num_ends == 1 for each in self.sequences)
-            assert self.rig.scheduler.is_idle
-            assert self.rig.backend.num_used_cells == 0
-
-    return Machine
+    def teardown(self):
+        self.fail_next = False
+        for sequence in self.sequences:
+            sequence.output.num_unread = 0
+        self.rig.run()
+        assert all(each.output.num_ends == 1 for each in self.sequences)
+        assert self.rig.scheduler.is_idle
+        assert self.rig.backend.num_used_cells == 0
 
 
 def test_nothing_that_happens_breaks_integrity_or_a_text(make_rig):
     run_state_machine_as_test(
-        lambda: machine(make_rig)(),
+        type("Machine", (SchedulerMachine,), {"make_rig": staticmethod(make_rig)}),
         settings=settings(max_examples=300, stateful_step_count=50, deadline=None),
     )

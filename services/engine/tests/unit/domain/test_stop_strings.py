@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,7 +32,7 @@ def test_any_division_of_the_text_finds_what_the_obvious_search_finds(text, stop
     matcher = StopMatcher(stops)
     bounds = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     found = None
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         match = matcher.feed(text[start:end])
         if match:
             found = (start + match.start, match.stop)

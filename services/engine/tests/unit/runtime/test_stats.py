@@ -1,0 +1,84 @@
+from types import SimpleNamespace
+
+import pytest
+
+from caravan_engine.domain.sequence import SequenceTimes
+from caravan_engine.domain.step import StepPlan, StepResult
+from caravan_engine.runtime.stats import BOUNDS, Distribution, EngineStats, Gauges
+
+
+def sequence(*, arrived, started, first, last, num_output):
+    return SimpleNamespace(
+        times=SequenceTimes(arrived, started, first, last),
+        num_prompt_tokens=5,
+        num_output_tokens=num_output,
+    )
+
+
+def totals(snapshot):
+    return {
+        kind: pytest.approx(each.total)
+        for kind, each in snapshot.histograms.items()
+        if sum(each.counts)
+    }
+
+
+def test_a_whole_life_is_measured():
+    stats = EngineStats(num_seats=2, num_cells=10)
+    life = sequence(arrived=10.0, started=12.0, first=None, last=None, num_output=0)
+    stats.admitted(life, 12.0)
+    stats.generated(life, 15.0)
+    life.times.first_token = life.times.last_token = 15.0
+    stats.generated(life, 15.5)
+    life.times.last_token = 15.5
+    life.num_output_tokens = 2
+    stats.ended(life, "length", 15.5)
+    snapshot = stats.snapshot(num_waiting=3, now=16.0)
+    assert totals(snapshot) == {
+        Distribution.QUEUE_S: 2.0,
+        Distribution.TIME_TO_FIRST_TOKEN_S: 5.0,
+        Distribution.INTER_TOKEN_LATENCY_S: 0.5,
+        Distribution.END_TO_END_S: 5.5,
+        Distribution.REQUEST_LATENCY_MS: 5500.0,
+        Distribution.INFERENCE_S: 3.5,
+        Distribution.PREFILL_S: 3.0,
+        Distribution.DECODE_S: 0.5,
+        Distribution.TIME_PER_OUTPUT_TOKEN_S: 0.5,
+    }
+    assert (snapshot.input_tokens, snapshot.output_tokens) == (5, 2)
+    assert snapshot.outcomes == {"length": 1}
+    assert snapshot.num_waiting == 3
+
+
+def test_an_end_in_the_queue_has_no_computation_to_measure():
+    stats = EngineStats(num_seats=2, num_cells=10)
+    stats.ended(
+        sequence(arrived=1.0, started=None, first=None, last=None, num_output=0),
+        "queue_timeout",
+        31.0,
+    )
+    snapshot = stats.snapshot(num_waiting=0, now=31.0)
+    assert totals(snapshot).keys() == {Distribution.END_TO_END_S, Distribution.REQUEST_LATENCY_MS}
+
+
+def test_a_bucket_holds_its_upper_bound_and_the_last_one_everything_above():
+    stats = EngineStats(num_seats=1, num_cells=1)
+    for waited in (0.3, 0.31, 1e9):
+        stats.admitted(
+            sequence(arrived=0.0, started=waited, first=None, last=None, num_output=0), waited
+        )
+    counts = stats.snapshot(num_waiting=0, now=0).histograms[Distribution.QUEUE_S].counts
+    assert len(counts) == len(BOUNDS[Distribution.QUEUE_S]) + 1
+    assert (counts[0], counts[1], counts[-1]) == (1, 1, 1)
+
+
+def test_the_rate_looks_at_the_last_ten_seconds():
+    stats = EngineStats(num_seats=1, num_cells=1)
+    result = StepResult(StepPlan(), tokens={0: 1, 1: 1}, decode_s=0.25, sample_s=0.125)
+    for second in range(100, 130):
+        stats.stepped(result, 0.5, Gauges(num_running=2), second)
+    snapshot = stats.snapshot(num_waiting=0, now=129.9)
+    assert snapshot.output_tokens_per_s == pytest.approx(2.0)
+    assert (snapshot.num_steps, snapshot.decode_s, snapshot.step_s) == (30, 7.5, 15.0)
+    assert snapshot.gauges.num_running == 2
+    assert stats.snapshot(num_waiting=0, now=200).output_tokens_per_s == 0
