@@ -25,8 +25,10 @@ class Client:
         self.policy = policy_grpc.PolicyAdminServiceStub(self._channel)
         self.gateway = gateway_grpc.GatewayAdminServiceStub(self._channel)
 
-    def create_key(self, principal: str, role: str, **fields: object) -> policy_pb.ApiKey:
-        """Makes a principal, if it isn't there yet, and a key for it; returns the response."""
+    def create_key(
+        self, principal: str, role: str, **fields: object
+    ) -> policy_pb.CreateApiKeyResponse:
+        """Makes a principal, if it isn't there yet, and a key for it."""
         try:
             self.policy.CreatePrincipal(
                 policy_pb.CreatePrincipalRequest(name=principal, roles=[role]),

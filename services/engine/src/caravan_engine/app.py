@@ -42,6 +42,7 @@ from caravan_obskit.worker_metrics import ReplicaCollector
 from caravan_rpckit.errors import CaravanError
 from caravan_rpckit.server import RpcServer
 from caravan_rpckit.tls import TlsIdentity
+from caravan_servicekit.addresses import split_address
 from caravan_servicekit.data_directory import DataDirectory
 
 SERVICE = "engine"
@@ -134,7 +135,9 @@ class EngineApp:
             supervise=self._supervisor_maker(),
             drain=self._workers.drain,
         )
-        return ModelManager(registry, tools, max_watchers=self._settings.server.max_watchers + _OWN_WATCHERS)
+        return ModelManager(
+            registry, tools, max_watchers=self._settings.server.max_watchers + _OWN_WATCHERS
+        )
 
     def _supervisor_maker(
         self,
@@ -192,9 +195,10 @@ class EngineApp:
             watchers=lambda: manager.picture.num_watchers,
             free_bytes=lambda: self._budget.free_bytes,
         )
+        host, port = split_address(self._settings.server.ops_address)
         ops = OpsServer(
-            self._settings.server.ops_port,
-            host=self._settings.server.ops_host,
+            port,
+            host=host,
             registry=self._instruments.registry,
             readiness=self._readiness,
         )

@@ -10,6 +10,7 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from caravan_servicekit.addresses import Address
 from caravan_servicekit.settings import Section, ServiceSettings
 
 
@@ -21,36 +22,21 @@ class KvType(StrEnum):
     Q4_0 = "q4_0"
 
 
-_ADDRESS = r"^(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):\d{1,5}$"
-
-
 class ServerSettings(Section):
     """Where the host listens."""
 
-    address: str = Field(
+    address: Address = Field(
         "127.0.0.1:50052",
-        pattern=_ADDRESS,
         description="host:port of the gRPC listener (mutual TLS); port 0 takes a free one.",
     )
-    ops_address: str = Field(
+    ops_address: Address = Field(
         "127.0.0.1:9092",
-        pattern=_ADDRESS,
         description="host:port of `/metrics`, `/health/live`, `/health/ready`; port 0 takes a "
         "free one.",
     )
     max_watchers: int = Field(
         64, ge=1, description="Most gateways that may watch endpoints at once."
     )
-
-    @property
-    def ops_host(self) -> str:
-        """The host of `ops_address`."""
-        return self.ops_address.rpartition(":")[0].strip("[]")
-
-    @property
-    def ops_port(self) -> int:
-        """The port of `ops_address`."""
-        return int(self.ops_address.rpartition(":")[2])
 
 
 class ModelsSettings(Section):
@@ -175,7 +161,6 @@ class TelemetrySettings(Section):
 
     address: str | None = Field(
         "127.0.0.1:50054",
-        pattern=_ADDRESS,
         description="host:port of telemetry; `none` sends nothing.",
     )
 

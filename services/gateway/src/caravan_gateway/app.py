@@ -60,6 +60,7 @@ from caravan_obskit.readiness import Readiness
 from caravan_rpckit.channel import open_channel
 from caravan_rpckit.server import RpcServer
 from caravan_rpckit.tls import PublicTls, TlsIdentity
+from caravan_servicekit.addresses import split_address
 from caravan_servicekit.data_directory import DataDirectory
 
 SERVICE = "gateway"
@@ -268,9 +269,10 @@ class GatewayApp:
                 "engine_hosts_connected": lambda: self._catalog.num_connected_hosts,
             },
         )
+        host, port = split_address(self._settings.server.ops_address)
         ops = OpsServer(
-            self._settings.server.ops_port,
-            host=self._settings.server.ops_host,
+            port,
+            host=host,
             registry=self._instruments.registry,
             readiness=self._readiness,
         )

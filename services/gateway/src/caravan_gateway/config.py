@@ -9,22 +9,21 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from caravan_servicekit.addresses import Address
 from caravan_servicekit.settings import Section, ServiceSettings
 
 
 class ServerSettings(Section):
     """The public listener, and how the service stops."""
 
-    address: str = Field(
+    address: Address = Field(
         "127.0.0.1:50051",
         description="host:port of the public gRPC listener; plaintext unless TLS is set below.",
     )
-    ops_host: str = Field("127.0.0.1", description="Address of the operations port.")
-    ops_port: int = Field(
-        9091,
-        ge=0,
-        le=65_535,
-        description="Port of `/metrics`, `/health/live`, `/health/ready`; 0 takes a free one.",
+    ops_address: Address = Field(
+        "127.0.0.1:9091",
+        description="host:port of `/metrics`, `/health/live`, `/health/ready`; port 0 takes a "
+        "free one.",
     )
     tls_certificate_path: Path | None = Field(
         None, description="Certificate chain (PEM) of the public listener; `none` is plaintext."
@@ -63,7 +62,7 @@ class ServerSettings(Section):
 class PolicySettings(Section):
     """Policy, and how long its answers are believed."""
 
-    address: str = Field("127.0.0.1:50053", description="host:port of policy.")
+    address: Address = Field("127.0.0.1:50053", description="host:port of policy.")
     timeout_s: float = Field(3.0, gt=0, description="Seconds that policy may take for an answer.")
     cache_ttl_s: float = Field(
         60.0,
@@ -85,7 +84,7 @@ class PolicySettings(Section):
 class EngineSettings(Section):
     """The engine hosts."""
 
-    addresses: tuple[str, ...] = Field(
+    addresses: tuple[Address, ...] = Field(
         ("127.0.0.1:50052",), min_length=1, description="host:port of each engine host."
     )
 
@@ -99,7 +98,7 @@ class EngineSettings(Section):
 class TelemetrySettings(Section):
     """Telemetry, and the usage records on their way to it."""
 
-    address: str = Field("127.0.0.1:50054", description="host:port of telemetry.")
+    address: Address = Field("127.0.0.1:50054", description="host:port of telemetry.")
     timeout_s: float = Field(10.0, gt=0, description="Seconds that telemetry may take for a batch.")
     spool_max_bytes: int = Field(
         256 * 2**20,

@@ -84,7 +84,7 @@ def settings(home, policy, engine, telemetry):
         sections = {
             "server": ServerSettings(
                 address="127.0.0.1:0",
-                ops_port=0,
+                ops_address="127.0.0.1:0",
                 drain_timeout_s=2,
                 **changes.pop("server", {}),
             ),

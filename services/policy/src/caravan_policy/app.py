@@ -32,6 +32,7 @@ from caravan_policy.storage.sql_reader import SqlReader
 from caravan_policy.storage.sql_writer import SqlWriter
 from caravan_rpckit.server import RpcServer
 from caravan_rpckit.tls import TlsIdentity
+from caravan_servicekit.addresses import split_address
 from caravan_servicekit.data_directory import DataDirectory
 
 ONLY_CALLER = ("gateway",)
@@ -96,9 +97,9 @@ class PolicyApplication:
         await self._stack.aclose()
 
     async def _start_ops(self) -> None:
-        host, _, port = self._settings.server.ops_address.rpartition(":")
+        host, port = split_address(self._settings.server.ops_address)
         self._ops = OpsServer(
-            int(port), registry=self._instruments.registry, readiness=self._readiness, host=host
+            port, registry=self._instruments.registry, readiness=self._readiness, host=host
         )
         self._stack.push_async_callback(self._ops.stop)
         await self._ops.start()

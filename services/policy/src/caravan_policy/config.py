@@ -7,18 +7,18 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, SecretStr
 
+from caravan_servicekit.addresses import Address
 from caravan_servicekit.settings import Section, ServiceSettings
 
 
 class ServerSettings(Section):
     """Where the service listens, and how it stops."""
 
-    address: str = Field(
+    address: Address = Field(
         "127.0.0.1:50053", description="host:port of the gRPC listener (mutual TLS)."
     )
-    ops_address: str = Field(
+    ops_address: Address = Field(
         "127.0.0.1:9093",
-        pattern=r"^\S+:\d{1,5}$",
         description="host:port of `/metrics`, `/health/live`, `/health/ready`; port 0 takes any.",
     )
     drain_timeout_s: float = Field(

@@ -15,6 +15,7 @@ from caravan_obskit.readiness import Readiness
 from caravan_obskit.worker_metrics import SystemCollector
 from caravan_rpckit.server import RpcServer
 from caravan_rpckit.tls import TlsIdentity
+from caravan_servicekit.addresses import split_address
 from caravan_servicekit.data_directory import DataDirectory
 from caravan_telemetry.config import TelemetrySettings
 from caravan_telemetry.domain.usage_intake import UsageIntake
@@ -119,9 +120,10 @@ class TelemetryApp:
             queued_batches=lambda: self._thread.queued_count,
             database_bytes=lambda: _size_of(database_path),
         )
+        host, port = split_address(self._settings.server.ops_address)
         ops = OpsServer(
-            self._settings.server.ops_port,
-            host=self._settings.server.ops_host,
+            port,
+            host=host,
             registry=self._instruments.registry,
             readiness=self._readiness,
         )

@@ -5,21 +5,20 @@ Every description names the unit and what 0 means.
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
+from caravan_servicekit.addresses import Address
 from caravan_servicekit.settings import Section, ServiceSettings
-
-_HIGHEST_PORT = 65_535
 
 
 class ServerSettings(Section):
     """Where the service listens, and how it stops."""
 
-    address: str = Field(
+    address: Address = Field(
         "127.0.0.1:50054",
         description="host:port of the gRPC listener (mutual TLS); port 0 takes a free one.",
     )
-    ops_address: str = Field(
+    ops_address: Address = Field(
         "127.0.0.1:9090",
         description="host:port of `/metrics`, `/health/live`, `/health/ready`; port 0 takes a "
         "free one.",
@@ -27,24 +26,6 @@ class ServerSettings(Section):
     drain_timeout_s: float = Field(
         10.0, ge=0, description="Seconds that running calls may take at shutdown; 0 waits for none."
     )
-
-    @field_validator("address", "ops_address")
-    @classmethod
-    def _is_address(cls, value: str) -> str:
-        host, _, port = value.rpartition(":")
-        if not host or not port.isdecimal() or int(port) > _HIGHEST_PORT:
-            raise ValueError(f"must be host:port, with a port up to {_HIGHEST_PORT}")
-        return value
-
-    @property
-    def ops_host(self) -> str:
-        """The host of `ops_address`."""
-        return self.ops_address.rpartition(":")[0].strip("[]")
-
-    @property
-    def ops_port(self) -> int:
-        """The port of `ops_address`."""
-        return int(self.ops_address.rpartition(":")[2])
 
 
 class UsageSettings(Section):
