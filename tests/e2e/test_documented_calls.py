@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from google.protobuf import json_format
+
+from caravan.inference.v1 import generation_pb2 as pb
 
 SERVICES = {
     "caravan.gateway.v1.GatewayAdminService",
@@ -40,34 +43,33 @@ def run(command, **kwargs):
     return result.stdout
 
 
-def json_documents(text):
+def events_in(text):
+    """The events that a tool printed; tools differ in how they write the names of fields."""
     decoder = json.JSONDecoder()
-    documents = []
+    events = []
     position = 0
     while position < len(text.rstrip()):
         while text[position].isspace():
             position += 1
         document, position = decoder.raw_decode(text, position)
-        documents.append(document)
-    return documents
+        events.append(json_format.ParseDict(document, pb.GenerateEvent()))
+    return events
 
 
 def check_stream(events):
     started, *middle, finished, completed = events
-    assert started["started"]["model"] == "bundled"
-    assert started["started"]["inputTokens"] > 0
+    assert started.started.model == "bundled"
+    assert started.started.input_tokens > 0
     offset = 0
     for event in middle:
-        delta = event["delta"]
-        assert delta.get("tokenOffset", 0) == offset
-        offset += len(delta["tokenIds"])
+        assert event.delta.token_offset == offset
+        offset += len(event.delta.token_ids)
     assert offset == 32
-    assert "".join(event["delta"].get("text", "") for event in middle)
-    assert finished["finished"]["finishReason"] == "FINISH_REASON_LENGTH"
-    assert finished["finished"]["outputTokens"] == 32
-    usage = completed["completed"]["usage"]
-    assert usage["outputTokens"] == 32
-    assert usage["inputTokens"] == started["started"]["inputTokens"]
+    assert "".join(event.delta.text for event in middle)
+    assert finished.finished.finish_reason == pb.FINISH_REASON_LENGTH
+    assert finished.finished.output_tokens == 32
+    assert completed.completed.usage.output_tokens == 32
+    assert completed.completed.usage.input_tokens == started.started.input_tokens
 
 
 @needs_grpcurl
@@ -85,7 +87,7 @@ def test_grpcurl_describes_each_service(stack, service):
 def test_grpcurl_streams_a_generation(stack):
     bearer = f"authorization: Bearer {stack.admin_key}"
     command = ["grpcurl", "-plaintext", "-H", bearer, "-d", BODY, stack.address, STREAM]
-    check_stream(json_documents(run(command)))
+    check_stream(events_in(run(command)))
 
 
 @pytest.mark.parametrize("protocol", ["grpc-v1", "grpc-v1alpha"])
@@ -104,7 +106,7 @@ def test_buf_curl_streams_a_generation_by_reflection(stack, protocol):
         BODY,
         f"http://{stack.address}/{STREAM}",
     ]
-    check_stream(json_documents(run(command)))
+    check_stream(events_in(run(command)))
 
 
 def caravan(stack, *arguments, **kwargs):
