@@ -72,6 +72,7 @@ class FakePolicy(FakeServer):
         self.questions = []
         self.forwarded = []
         self.hold: asyncio.Event | None = None
+        self.hold_answer: asyncio.Event | None = None
         self._watchers: set[asyncio.Queue] = set()
 
     def add_to(self, server):
@@ -115,6 +116,8 @@ class FakePolicy(FakeServer):
         )
         if key.expire_time_s is not None:
             response.expire_time.FromNanoseconds(round(key.expire_time_s * 1e9))
+        if self.hold_answer is not None:
+            await self.hold_answer.wait()
         return response
 
     async def CheckPermission(self, request, call):

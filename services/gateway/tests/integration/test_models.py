@@ -1,0 +1,125 @@
+import asyncio
+
+import pytest
+from gateway_client import ADMIN_KEY, failure_of, until
+from gateway_fakes import FakeEngine, FakeWorker
+
+from caravan.model.v1 import model_pb2
+from caravan.model.v1 import model_service_pb2 as model_pb
+
+
+def _replica(state, restart_count=0):
+    return model_pb2.Replica(
+        state=model_pb2.ReplicaState.Value(f"REPLICA_STATE_{state}"), restart_count=restart_count
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "replicas", "code", "reason"),
+    [
+        ("UNLOADED", (), "FAILED_PRECONDITION", "MODEL_NOT_LOADED"),
+        ("LOADING", (_replica("STARTING"),), "UNAVAILABLE", "MODEL_LOADING"),
+        ("READY", (), "UNAVAILABLE", "MODEL_LOADING"),
+        ("DRAINING", (_replica("DRAINING"),), "UNAVAILABLE", "DRAINING"),
+        ("FAILED", (_replica("FAILED", 3),), "FAILED_PRECONDITION", "MODEL_LOAD_FAILED"),
+        ("LOADING", (_replica("RESTARTING", 1),), "UNAVAILABLE", "WORKER_DIED"),
+        ("LOADING", (_replica("STARTING", 1),), "UNAVAILABLE", "WORKER_DIED"),
+    ],
+)
+async def test_a_model_without_workers_is_refused_by_its_state(
+    engine, start_gateway, client_of, state, replicas, code, reason
+):
+    engine.endpoints.clear()
+    engine.set_model("tiny", state, aliases=("bundled",), replicas=replicas)
+    client = client_of(await start_gateway())
+
+    for call in (client.generate(model="bundled"), client.stream()):
+        actual, details = await failure_of(call)
+        assert (actual, details.reason) == (code, reason)
+        assert details.metadata == {"model": "tiny"}
+        assert (details.retry_after_s is not None) == (code == "UNAVAILABLE")
+
+
+async def test_an_unknown_model_is_not_found(client):
+    for call in (client.generate(model="missing"), client.stream(model="missing")):
+        code, details = await failure_of(call)
+        assert (code, details.reason) == ("NOT_FOUND", "MODEL_NOT_FOUND")
+        assert details.metadata == {"model": "missing"}
+
+
+async def test_an_unknown_model_is_not_judged_before_the_engine_was_heard(
+    engine, start_gateway, client_of
+):
+    await engine.stop()
+    client = client_of(await start_gateway(wait=False))
+
+    code, details = await failure_of(client.generate(model="missing"))
+
+    assert (code, details.reason) == ("UNAVAILABLE", "DEPENDENCY_UNAVAILABLE")
+    assert details.metadata == {"service": "engine"}
+
+
+async def test_calls_work_again_after_the_engine_came_back(client, engine, worker, gateway):
+    await client.generate()
+    await engine.stop()
+    await worker.stop()
+    await until(lambda: not gateway.is_ready, "the loss")
+    code, details = await failure_of(client.generate())
+    assert (code, details.reason) == ("UNAVAILABLE", "WORKER_DIED")
+    code, details = await failure_of(_get(client, "tiny"))
+    assert (code, details.reason) == ("UNAVAILABLE", "DEPENDENCY_UNAVAILABLE")
+
+    await worker.start()
+    engine.endpoints.clear()
+    engine.set_endpoint("worker-2", worker.address)
+    await engine.start()
+    await until(lambda: gateway.is_ready, "the news")
+
+    await client.generate()
+
+
+async def test_several_hosts_are_watched_and_used(engine, home, start_gateway, client_of, worker):
+    second_worker, second = FakeWorker(home), FakeEngine(home)
+    await second_worker.start()
+    second.set_model("tiny", aliases=("bundled",))
+    second.set_model("other")
+    second.set_endpoint("worker-b", second_worker.address)
+    second.set_endpoint("worker-c", second_worker.address, model="other")
+    await second.start()
+    addresses = (engine.address, second.address)
+    app = await start_gateway(engine={"addresses": addresses}, wait=False)
+    client, admin = client_of(app), client_of(app, ADMIN_KEY)
+    try:
+        async with asyncio.timeout(10):
+            while not (worker.runs and second_worker.runs):
+                await _ignoring_failures(client.generate())
+        await client.generate(model="other")
+        assert (await _get(admin, "other")).model.name == "other"
+
+        await engine.stop()
+        await worker.stop()
+        for _ in range(5):
+            await _eventually(lambda: client.generate())
+    finally:
+        await second.stop()
+        await second_worker.stop()
+
+
+async def _ignoring_failures(call):
+    try:
+        await failure_of(call)
+    except AssertionError:
+        return True
+    return False
+
+
+async def _eventually(make):
+    async with asyncio.timeout(10):
+        while not await _ignoring_failures(make()):
+            await asyncio.sleep(0.02)
+
+
+def _get(client, model):
+    return client.models.GetModel(
+        model_pb.GetModelRequest(model=model), metadata=client.metadata, timeout=10
+    )

@@ -1,0 +1,120 @@
+import math
+
+import pytest
+from gateway_client import failure_of
+
+from caravan.inference.v1 import generation_pb2 as generation_pb
+
+SYSTEM = generation_pb.CHAT_ROLE_SYSTEM
+
+
+def _chat(*roles):
+    messages = [generation_pb.ChatMessage(role=role, content="hi") for role in roles]
+    return generation_pb.Chat(messages=messages)
+
+
+async def test_all_faults_are_named_at_once_with_their_paths(client, worker):
+    sampling = generation_pb.SamplingOptions(
+        temperature=math.nan,
+        top_p=0,
+        repeat_penalty=math.inf,
+        penalty_last_n=8193,
+        logit_bias={3: 101.0, 4: 1.0},
+    )
+
+    code, details = await failure_of(
+        client.generate(
+            None,
+            chat=_chat(SYSTEM, 0, 99),
+            sampling=sampling,
+            stop=["ok", ""],
+            max_output_tokens=0,
+            priority=101,
+            labels={"": "x"},
+        )
+    )
+
+    assert (code, details.reason) == ("INVALID_ARGUMENT", "INVALID_FIELD")
+    assert [violation.field for violation in details.field_violations] == [
+        "chat.messages[1].role",
+        "chat.messages[2].role",
+        "sampling.temperature",
+        "sampling.top_p",
+        "sampling.repeat_penalty",
+        "sampling.penalty_last_n",
+        "sampling.logit_bias[3]",
+        "stop[1]",
+        "max_output_tokens",
+        "priority",
+        "labels",
+    ]
+    assert not worker.runs
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"text": ""},
+        {"text": None, "token_ids": generation_pb.TokenIds()},
+        {"text": None, "chat": generation_pb.Chat()},
+    ],
+)
+async def test_an_empty_input_has_its_own_reason(client, fields):
+    code, details = await failure_of(client.generate(**fields))
+
+    assert (code, details.reason) == ("INVALID_ARGUMENT", "EMPTY_INPUT")
+    assert len(details.field_violations) == 1
+
+
+async def test_no_input_at_all_is_an_invalid_field(client):
+    code, details = await failure_of(client.generate(None))
+
+    assert (code, details.reason) == ("INVALID_ARGUMENT", "INVALID_FIELD")
+    assert details.field_violations[0].field == "input"
+
+
+async def test_everything_at_its_bound_is_taken(client, worker):
+    await client.generate(
+        None,
+        token_ids=generation_pb.TokenIds(ids=[1]),
+        sampling=generation_pb.SamplingOptions(
+            temperature=5,
+            top_k=1024,
+            top_p=1,
+            min_p=0,
+            repeat_penalty=10,
+            frequency_penalty=-2,
+            presence_penalty=2,
+            penalty_last_n=8192,
+            logit_bias=dict.fromkeys(range(1024), -100.0),
+        ),
+        stop=["x" * 256] * 16,
+        max_output_tokens=1,
+        seed=2**64 - 1,
+        priority=100,
+        labels={"k" * 63: "v" * 255},
+    )
+
+    (run,) = worker.runs
+    assert run.request.seed == 2**64 - 1
+    assert len(run.request.sampling.logit_bias) == 1024
+
+
+async def test_a_request_over_4_mib_is_refused_with_its_size(client):
+    code, details = await failure_of(client.generate("x" * (4 * 2**20 + 1)))
+
+    assert (code, details.reason) == ("INVALID_ARGUMENT", "REQUEST_TOO_LARGE")
+    assert details.metadata["limit_bytes"] == str(4 * 2**20)
+
+
+async def test_a_request_of_nearly_4_mib_is_served(client, worker):
+    await client.generate("x" * (4 * 2**20 - 100))
+
+    assert len(worker.runs[0].request.text) == 4 * 2**20 - 100
+
+
+async def test_undecodable_bytes_are_refused(gateway, client):
+    call = client.channel.unary_unary("/caravan.inference.v1.InferenceService/Generate")
+    code, details = await failure_of(call(b"\xff\xff", metadata=client.metadata))
+
+    assert (code, details.reason) == ("INVALID_ARGUMENT", "MALFORMED_REQUEST")
