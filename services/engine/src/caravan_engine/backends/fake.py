@@ -49,7 +49,8 @@ def scripted(continuations: Mapping[bytes, bytes]) -> Callable[[Sequence[int]], 
     def rule(history: Sequence[int]) -> int:
         for prompt, text in continuations.items():
             if bytes(history[: len(prompt)]) == prompt:
-                return (*text, END)[len(history) - len(prompt)]
+                following: tuple[int, ...] = (*text, END)
+                return following[len(history) - len(prompt)]
         return END
 
     return rule

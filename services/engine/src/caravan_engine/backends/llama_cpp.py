@@ -31,8 +31,8 @@ from caravan_engine.domain.token_sampler import UnusableLogitsError
 _log = logging.getLogger(__name__)
 
 _POOLINGS = {0: Pooling.NONE, 1: Pooling.MEAN, 2: Pooling.CLS, 3: Pooling.LAST, 4: Pooling.RANK}
-_GGML_WARN, _GGML_ERROR = 3, 4
-_LEVELS = {_GGML_WARN: logging.WARNING, _GGML_ERROR: logging.ERROR}  # the rest is chatter
+_GGML_INFO, _GGML_WARN, _GGML_ERROR = 2, 3, 4
+_LEVELS = {_GGML_INFO: logging.DEBUG, _GGML_WARN: logging.WARNING, _GGML_ERROR: logging.ERROR}
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 Progress = Callable[[float], None]
@@ -283,11 +283,12 @@ class _LoadLog:
 
     def _receive(self, level: int, text: bytes, _: object) -> None:
         with suppress(Exception):  # nothing may raise across the border to C
+            if level not in _LEVELS or (level == _GGML_INFO and not self._is_loading):
+                return
             line = text.decode(errors="replace").strip()
             if level == _GGML_ERROR and self._error is None:
                 self._error = line
-            if line and (self._is_loading or level in _LEVELS):
-                _log.log(_LEVELS.get(level, logging.DEBUG), "llama.cpp: %s", line)
+            _log.log(_LEVELS[level], "llama.cpp: %s", line)
 
 
 # ── the context's arrays ──

@@ -1,0 +1,99 @@
+"""How much memory a model will take, before it is loaded."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from caravan_engine.domain.errors import ModelTooLargeError
+
+_FLOAT, _HALF = 4, 2
+_ROWS_OF_WIDTH, _ROWS_OF_FFN = 4, 3
+_CELL_PADDING = 256
+
+
+class KvElement(Enum):
+    """Bytes and elements of a block of the KV cache."""
+
+    F16 = (2, 1)
+    Q8_0 = (34, 32)
+    Q4_0 = (18, 32)
+
+    def bytes_of(self, num_elements: int) -> int:
+        """Returns the size of so many numbers."""
+        num_bytes, block = self.value
+        return num_elements * num_bytes // block
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """What of a model decides its memory."""
+
+    weight_bytes: int
+    num_layers: int
+    embedding_size: int
+    ffn_size: int
+    num_kv_heads: int
+    key_size: int  # of one head
+    value_size: int
+    vocabulary_size: int
+    trained_context_tokens: int  # 0: unknown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextShape:
+    """What of a context decides its memory."""
+
+    num_cells: int
+    num_seats: int
+    ubatch_tokens: int
+    key_type: KvElement = KvElement.F16
+    value_type: KvElement = KvElement.F16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPlan:
+    """Bytes by use.
+
+    Weights are counted in full although they are mapped: a model that doesn't stay in memory as a
+    whole reads its weights from disk for every token.
+    """
+
+    weight_bytes: int
+    kv_bytes: int
+    compute_bytes: int
+    output_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.weight_bytes + self.kv_bytes + self.compute_bytes + self.output_bytes
+
+    def check(self, budget_bytes: int) -> None:
+        """Compares with what the model may have.
+
+        Raises:
+            ModelTooLargeError: with both sizes.
+        """
+        if self.total_bytes > budget_bytes:
+            raise ModelTooLargeError(needed_bytes=self.total_bytes, budget_bytes=budget_bytes)
+
+
+def plan_memory(model: ModelShape, context: ContextShape) -> MemoryPlan:
+    """Estimates what llama.cpp will allocate.
+
+    KV is exact for models that attend to everything; sliding windows and recurrent layers take
+    less. Compute buffers follow what llama.cpp reserves for its dense architectures: per token of
+    a micro-batch about four rows of the embedding and three of the feed-forward layer, and one
+    attention mask over all cells.
+    """
+    num_cells = -(-context.num_cells // _CELL_PADDING) * _CELL_PADDING
+    keys = context.key_type.bytes_of(model.num_kv_heads * model.key_size)
+    values = context.value_type.bytes_of(model.num_kv_heads * model.value_size)
+    rows = _ROWS_OF_WIDTH * model.embedding_size + _ROWS_OF_FFN * model.ffn_size
+    logits = context.num_seats * model.vocabulary_size * _FLOAT
+    mask = num_cells * context.ubatch_tokens * _HALF
+    return MemoryPlan(
+        weight_bytes=model.weight_bytes,
+        kv_bytes=model.num_layers * num_cells * (keys + values),
+        compute_bytes=max(context.ubatch_tokens * rows * _FLOAT, logits) + mask,
+        output_bytes=logits,
+    )

@@ -1,0 +1,51 @@
+import pytest
+
+from caravan_engine.domain.errors import ModelTooLargeError
+from caravan_engine.domain.memory_plan import ContextShape, KvElement, ModelShape, plan_memory
+
+MIB = 2**20
+HALF_B = ModelShape(
+    weight_bytes=441_294_336,
+    num_layers=24,
+    embedding_size=896,
+    ffn_size=4864,
+    num_kv_heads=2,
+    key_size=64,
+    value_size=64,
+    vocabulary_size=32_000,
+    trained_context_tokens=32_768,
+)
+
+
+def context(**fields):
+    return ContextShape(**{"num_cells": 8192, "num_seats": 16, "ubatch_tokens": 512, **fields})
+
+
+@pytest.mark.parametrize(
+    ("fields", "kv_mib", "compute_mib", "output_mib"),
+    [  # what llama.cpp reported for this model
+        ({}, 96, 43.51, 1.95),
+        ({"num_cells": 32_768}, 384, 67.51, 1.95),
+        ({"num_seats": 64}, 96, 43.51, 7.81),
+        ({"ubatch_tokens": 1024}, 96, 87.02, 1.95),
+        ({"key_type": KvElement.Q8_0, "value_type": KvElement.Q8_0}, 51, 41.79, 1.95),
+    ],
+)
+def test_the_plan_is_within_a_tenth_of_what_llama_cpp_reported(
+    fields, kv_mib, compute_mib, output_mib
+):
+    plan = plan_memory(HALF_B, context(**fields))
+    assert plan.kv_bytes == kv_mib * MIB
+    assert plan.compute_bytes == pytest.approx(compute_mib * MIB, rel=0.1)
+    assert plan.output_bytes == pytest.approx(output_mib * MIB, rel=0.1)
+
+
+def test_a_model_over_the_budget_is_refused_with_both_sizes():
+    plan = plan_memory(HALF_B, context())
+    plan.check(plan.total_bytes)
+    with pytest.raises(ModelTooLargeError) as caught:
+        plan.check(plan.total_bytes - 1)
+    assert caught.value.metadata == {
+        "needed_bytes": str(plan.total_bytes),
+        "budget_bytes": str(plan.total_bytes - 1),
+    }
