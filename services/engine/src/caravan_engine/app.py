@@ -25,10 +25,10 @@ from caravan_engine.host.launcher import WorkerLauncher
 from caravan_engine.host.model_manager import ModelManager
 from caravan_engine.host.placement import MemoryBudget, WorkerPorts
 from caravan_engine.host.registry import Registry
-from caravan_engine.host.resources import available_memory_bytes, port_is_free
 from caravan_engine.host.restart_policy import RestartPolicy, RestartRules
 from caravan_engine.host.served_model import LoadTools, WorkerOrder
 from caravan_engine.host.supervisor import Supervisor, SupervisorTimes
+from caravan_engine.machine import available_memory_bytes, port_is_free
 from caravan_engine.metrics import HostMetrics
 from caravan_engine.rpc.endpoint_servicer import EndpointServicer
 from caravan_engine.rpc.model_servicer import ModelServicer
@@ -117,15 +117,15 @@ class EngineApp:
 
     def _make_manager(self, data: Path) -> ModelManager:
         models = self._settings.models
-        bundled = bundled_model_path()
+        bundled = _bundled_model()
         given = [models.path] if models.path is not None else []
         registry = Registry(
             sources=(
                 lambda: [describe(path) for path in given],
                 partial(find_models, self._settings.model_directory),
-                lambda: [describe(bundled)],
+                lambda: [describe(path) for path in bundled],
             ),
-            aliases={_BUNDLED: bundled.resolve()},
+            aliases={_BUNDLED: bundled[0].resolve()} if bundled else {},
         )
         tools = LoadTools(
             digests=DigestCache(data / "digests.json"),
@@ -147,6 +147,7 @@ class EngineApp:
             self._settings,
             WorkerPorts(workers.port_base, partial(port_is_free, workers.listen_host)),
             log_sink=_write_log_line,
+            describe=describe,
             on_start=self._metrics.worker_started,
         )
         rules = RestartRules(
@@ -162,7 +163,7 @@ class EngineApp:
             on_progress: Callable[[Progress], None],
         ) -> Supervisor:
             return Supervisor(
-                f"{order.model}#{order.replica_index}",
+                order.label,
                 partial(launcher.launch, order),
                 policy=RestartPolicy(rules),
                 times=SupervisorTimes(start_silence_s=workers.start_silence_s),
@@ -253,6 +254,14 @@ async def _try_to_load(manager: ModelManager, name: str) -> bool:
         )
         return False
     return True
+
+
+def _bundled_model() -> list[Path]:
+    try:
+        return [bundled_model_path()]
+    except FileNotFoundError:  # an image may leave it out
+        _log.warning("the bundled model is not installed")
+        return []
 
 
 def _budget_bytes(workers: WorkersSettings) -> int:

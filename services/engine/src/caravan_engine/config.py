@@ -22,6 +22,9 @@ class KvType(StrEnum):
     Q4_0 = "q4_0"
 
 
+_HOST = r"^[A-Za-z0-9._-]+$"
+
+
 class ServerSettings(Section):
     """Where the host listens."""
 
@@ -61,9 +64,11 @@ class ModelsSettings(Section):
 class WorkersSettings(Section):
     """How worker processes are placed, started and ended."""
 
-    listen_host: str = Field("127.0.0.1", description="Address that workers listen on.")
+    listen_host: str = Field(
+        "127.0.0.1", pattern=_HOST, description="IPv4 address or name that workers listen on."
+    )
     advertised_host: str = Field(
-        "127.0.0.1", description="Host by which gateways reach the workers."
+        "127.0.0.1", pattern=_HOST, description="Host by which gateways reach the workers."
     )
     port_base: int = Field(
         50060, ge=0, le=65279, description="First worker port; 0 takes any free one."

@@ -1,10 +1,14 @@
 """Requests on a real worker with the tiny model."""
 
 import asyncio
+import contextlib
+import random
+from pathlib import Path
 
 import grpc
 import pytest
 
+from caravan.engine.v1 import worker_service_pb2 as worker_pb
 from caravan.inference.v1 import generation_pb2 as pb
 from caravan_rpckit.details import error_details
 from caravan_testkit.waiting import wait_until_async
@@ -223,6 +227,48 @@ async def test_other_services_may_not_call(view, view_of, peer):
     endpoint = await view.endpoint()
     stranger.endpoint = lambda _model: _returned(endpoint)
     assert (await failure(stranger.run()))[0] == "PEER_NOT_ALLOWED"
+
+
+async def test_a_gateway_may_not_drain_a_worker_and_the_host_may_not_run(view, view_of):
+    worker = await view.worker()
+    assert (await failure(worker.Drain(worker_pb.DrainRequest())))[0] == "PEER_NOT_ALLOWED"
+
+    endpoint = await view.endpoint()
+    engine = await view_of(view.host, "engine")
+    engine.endpoint = lambda _model: _returned(endpoint)
+    assert (await failure(engine.run()))[0] == "PEER_NOT_ALLOWED"
+    assert (await engine.stats()).model == "tiny"
+
+
+async def test_readers_that_leave_at_any_moment_leave_nothing_behind(view):
+    chance = random.Random(5)
+    pid = (await view.model()).replicas[0].process_id
+
+    async def leave_somewhere(number):
+        with contextlib.suppress(TimeoutError, grpc.aio.AioRpcError):
+            async with asyncio.timeout(chance.uniform(0, 0.15)):
+                await view.run(text=f"Number {number}", max_output_tokens=500)
+
+    for _ in range(15):
+        await asyncio.gather(*(leave_somewhere(number) for number in range(20)))
+    before = threads_and_files(pid)
+    for _ in range(35):
+        await asyncio.gather(*(leave_somewhere(number) for number in range(20)))
+
+    async def idle():
+        stats = await view.stats()
+        return stats.running_count == stats.waiting_count == stats.used_cell_count == 0
+
+    await wait_until_async(idle, timeout_s=20, what="all to be over")
+    threads, files = threads_and_files(pid)
+    assert threads <= before[0]
+    assert files <= before[1] + 2
+    assert (await view.run())[-1].event.HasField("completed")
+
+
+def threads_and_files(pid):
+    folder = Path(f"/proc/{pid}")
+    return len(list((folder / "task").iterdir())), len(list((folder / "fd").iterdir()))
 
 
 async def _returned(value):

@@ -3,10 +3,12 @@
 import os
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from caravan_engine.config import EngineSettings
 from caravan_engine.control.settings import WorkerSettings
 from caravan_engine.host.placement import WorkerPorts
+from caravan_engine.host.registry import ModelFile, file_fault
 from caravan_engine.host.served_model import WorkerOrder
 from caravan_engine.host.worker_log import WorkerLog
 from caravan_engine.host.worker_process import WorkerProcess
@@ -22,6 +24,7 @@ class WorkerLauncher:
         settings: the engine's settings.
         ports: where workers listen.
         log_sink: takes the workers' structured log lines.
+        describe: looks at a file on disk as it is now.
         on_start: is told the model of each started process.
     """
 
@@ -31,11 +34,13 @@ class WorkerLauncher:
         ports: WorkerPorts,
         *,
         log_sink: Callable[[str], None],
+        describe: Callable[[Path], ModelFile],
         on_start: Callable[[str], None],
     ) -> None:
         self._settings = settings
         self._ports = ports
         self._log_sink = log_sink
+        self._describe = describe
         self._on_start = on_start
 
     async def launch(self, order: WorkerOrder, worker_id: str) -> WorkerProcess:
@@ -44,24 +49,31 @@ class WorkerLauncher:
         Raises:
             OSError: the program can't be started.
             NoFreePortError: no port is left.
+            ModelFileInvalidError: the file is not what it was when its digest was taken.
         """
-        label = f"{order.model}#{order.replica_index}"
-        settings = self._worker_settings(order, worker_id, self._ports.take(label))
+        self._require_unchanged(order.file)
+        settings = self._worker_settings(order, worker_id, self._ports.take(order.label))
         process = await WorkerProcess.start(
             # The label is for whoever looks at the list of processes.
-            (sys.executable, "-P", "-m", "caravan_engine.worker", label),
+            (sys.executable, "-P", "-m", "caravan_engine.worker", order.label),
             settings.to_line(),
-            log=WorkerLog(label, self._log_sink),
+            log=WorkerLog(order.label, self._log_sink),
             environment=_worker_environment(os.environ),
         )
-        self._on_start(order.model)
+        self._on_start(order.file.name)
         return process
+
+    def _require_unchanged(self, file: ModelFile) -> None:
+        now = self._describe(file.path)
+        now.require_sound()
+        if (now.size_bytes, now.modified_ns) != (file.size_bytes, file.modified_ns):
+            raise file_fault(file.name, "changed on disk; unload the model and load it again")
 
     def _worker_settings(self, order: WorkerOrder, worker_id: str, port: int) -> WorkerSettings:
         return WorkerSettings(
             worker_id=worker_id,
-            model=order.model,
-            model_path=order.path,
+            model=order.file.name,
+            model_path=order.file.path,
             model_digest=order.digest,
             replica_index=order.replica_index,
             address=f"{self._settings.workers.listen_host}:{port}",

@@ -27,7 +27,8 @@ class ModelManager:
         Loaded models stay, whatever became of their files.
         """
         found = await asyncio.to_thread(self._registry.scan)
-        loaded = {name: served.file for name, served in self._served.items()}
+        served_now = self._served.values()
+        loaded = {each.file.name: each.file for each in served_now if each.failure is None}
         self._catalogue = Catalogue(dict(sorted((found.files | loaded).items())), found.aliases)
         self._publish()
         return self._catalogue
@@ -46,8 +47,12 @@ class ModelManager:
         return self.view((await self.refresh()).resolve(name).name)
 
     def view(self, name: str) -> ModelView:
-        """The model `name` as it is now; it has to be known."""
-        return self._view(self._catalogue.files[name])
+        """The model `name` as it is now.
+
+        Raises:
+            UnknownModelError: there is none any more.
+        """
+        return self._view(self._catalogue.resolve(name))
 
     async def begin_load(self, name: str) -> ServedModel:
         """Starts to load a model, unless that is done or under way, and returns at once.

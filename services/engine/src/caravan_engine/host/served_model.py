@@ -5,7 +5,6 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 from caravan_engine.control.events import LoadPhase, Progress
@@ -43,10 +42,14 @@ class DigestStore(Protocol):
 class WorkerOrder:
     """Which worker to start."""
 
-    model: str
-    path: Path
+    file: ModelFile
     digest: str
     replica_index: int
+
+    @property
+    def label(self) -> str:
+        """Names the replica for people: `bundled#0`."""
+        return f"{self.file.name}#{self.replica_index}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +159,7 @@ class ServedModel:
             self.file.require_sound()
             self.digest = await self._verify()
             await self._plan()
-            order = WorkerOrder(self.file.name, self.file.path, self.digest, 0)
+            order = WorkerOrder(self.file, self.digest, replica_index=0)
             self._supervisor = self._tools.supervise(order, self._follow, self._report)
         except CaravanError as error:
             self._fail(error)

@@ -20,6 +20,7 @@ from caravan_engine.rpc.convert import (
 from caravan_engine.rpc.errors import WrongModelError
 from caravan_engine.runtime.output_stream import OutputStream
 from caravan_rpckit.call import Call
+from caravan_rpckit.refusals import PeerNotAllowedError
 
 _STATS_INTERVAL_S = 1.0
 
@@ -58,6 +59,7 @@ class WorkerServicer:
         self, run: worker_pb.RunRequest, call: Call
     ) -> AsyncIterator[worker_pb.RunResponse]:
         """Streams the events of a request; ends it when the caller leaves."""
+        _require_peer(call, "gateway")
         # So that the line in our log has the name that everybody else knows the call by.
         call.request_id = run.caller.request_id or call.request_id
         remaining_s = call.time_remaining()
@@ -79,15 +81,17 @@ class WorkerServicer:
             await stream.aclose()
 
     async def WatchStats(
-        self, _request: worker_pb.WatchStatsRequest, _call: Call
+        self, _request: worker_pb.WatchStatsRequest, call: Call
     ) -> AsyncIterator[worker_pb.WatchStatsResponse]:
         """Sends the numbers at once and then every second."""
+        _require_peer(call, "engine", "gateway")
         while True:
             yield worker_pb.WatchStatsResponse(stats=self._stats())
             await asyncio.sleep(_STATS_INTERVAL_S)
 
-    async def Drain(self, request: worker_pb.DrainRequest, _call: Call) -> worker_pb.DrainResponse:
+    async def Drain(self, request: worker_pb.DrainRequest, call: Call) -> worker_pb.DrainResponse:
         """Takes nothing new, waits for what runs, ends the rest."""
+        _require_peer(call, "engine")
         ended = await self._drain(request.timeout_ms / 1000)
         return worker_pb.DrainResponse(ended_request_count=ended)
 
@@ -103,3 +107,11 @@ class WorkerServicer:
                 return await self._prompts.of_chat(messages_of(request.chat))
             case _:
                 raise EmptyInputError
+
+
+def _require_peer(call: Call, *peers: str) -> None:
+    """The service has two callers, and each method its own of them."""
+    if call.peer not in peers:
+        raise PeerNotAllowedError(
+            "this method is not for the service that calls it", metadata={"peer": call.peer or ""}
+        )

@@ -21,7 +21,7 @@ def main() -> int:
     """Runs the worker and returns the exit status."""
     host = HostPipe.over_stdout(on_host_gone=partial(leave, _HOST_GONE))
     settings = WorkerSettings.from_line(read_settings_line())
-    configure_logging("engine-worker", level=settings.log_level)
+    configure_logging(f"engine/{settings.model}#{settings.replica_index}", level=settings.log_level)
     watch_stdin(partial(leave, _HOST_GONE))
 
     def end_at_once(error: BaseException) -> None:

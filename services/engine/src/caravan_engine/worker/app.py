@@ -19,7 +19,7 @@ from caravan_engine.domain.errors import DrainingError
 from caravan_engine.domain.limits import SchedulerLimits
 from caravan_engine.domain.model_facts import ModelFacts
 from caravan_engine.domain.step import Chunk, StepPlan
-from caravan_engine.host.resources import num_usable_cores
+from caravan_engine.machine import num_usable_cores
 from caravan_engine.prompts.errors import ChatTemplateFailedError
 from caravan_engine.prompts.maker import PromptMaker
 from caravan_engine.prompts.masking import Message
@@ -81,8 +81,6 @@ class WorkerApp:
 
     async def drain(self) -> None:
         """Takes no new requests and lets the running ones finish, for a time."""
-        if self._server is not None:
-            self._server.set_all_serving(False)
         await self._drain(self._settings.drain_timeout_s)
 
     async def stop(self) -> None:
@@ -213,8 +211,9 @@ class WorkerApp:
 
     async def _drain(self, timeout_s: float) -> int:
         """Waits until nothing runs; ends the rest after `timeout_s` and returns how many."""
-        if self._engine is None:
+        if self._engine is None or self._server is None:
             return 0
+        self._server.set_all_serving(False)
         drained = asyncio.wrap_future(self._engine.drain())
         try:
             async with asyncio.timeout(timeout_s):

@@ -1,6 +1,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,7 +107,7 @@ class World:
 
     def _supervise(self, order, on_change, on_progress):
         return Supervisor(
-            order.model,
+            order.label,
             self._launch,
             policy=RestartPolicy(RestartRules(initial_backoff_s=0.001)),
             times=SupervisorTimes(),
@@ -293,6 +294,27 @@ async def test_a_dead_worker_leaves_the_picture_until_its_successor_is_ready(wor
     second = world.manager.picture.value.endpoints[0]
     assert (second.port, second.worker_id != first.worker_id) == (7009, True)
     assert world.manager.view("a").replicas[0].restart_count == 1
+
+
+async def test_a_file_that_was_mended_is_loaded_as_it_is_now(world):
+    sound = world.files["a"]
+    world.files["a"] = replace(sound, fault="is not a regular file")
+    with pytest.raises(ModelFileInvalidError):
+        await world.collect("a")
+    world.files["a"] = replace(sound, size_bytes=99)
+
+    await world.load("a")
+
+    assert world.manager.view("a").size_bytes == 99
+
+
+async def test_a_failed_model_whose_file_vanishes_is_no_longer_listed(world):
+    with pytest.raises(ModelFileInvalidError):
+        await world.collect("broken")
+    del world.files["broken"]
+
+    with pytest.raises(UnknownModelError):
+        await world.manager.get_model("broken")
 
 
 async def test_unloading_takes_the_endpoint_away_before_it_drains(world):
