@@ -1,0 +1,147 @@
+"""What every backend must do, run over the stand-in and over llama.cpp itself."""
+
+import numpy as np
+import pytest
+
+from caravan_engine.backends.fake import FakeBackend
+from caravan_engine.backends.llama_cpp import LlamaCppBackend, LlamaCppSettings
+from caravan_engine.domain.ports import BackendFailureError
+from caravan_engine.domain.sampling import SamplingOptions
+from caravan_engine.domain.step import Chunk, StepPlan
+from caravan_engine.domain.token_sampler import TokenSampler
+
+NUM_SEATS, BATCH_TOKENS = 4, 64
+SAMPLER = TokenSampler(SamplingOptions(temperature=0), seed=0, candidates=None, history=())
+PROMPT = tuple(range(100, 130))
+
+
+@pytest.fixture(scope="module")
+def llama_backend(tiny_gguf):
+    backend = LlamaCppBackend(
+        LlamaCppSettings(
+            model_path=tiny_gguf, num_cells=512, num_seats=NUM_SEATS, batch_tokens=BATCH_TOKENS
+        )
+    )
+    yield backend
+    backend.close()
+
+
+@pytest.fixture(params=["fake", "llama_cpp"])
+def backend(request):
+    if request.param == "fake":
+        yield FakeBackend(num_cells=512, batch_tokens=BATCH_TOKENS)
+        return
+    llama = request.getfixturevalue("llama_backend")
+    yield llama
+    llama.release(range(NUM_SEATS))
+
+
+def chunk(seq_id, start, tokens, *, samples=True):
+    return Chunk(seq_id, start, tuple(tokens), SAMPLER if samples else None)
+
+
+def decode(backend, *chunks):
+    return backend.decode(StepPlan((), chunks)).copy()
+
+
+def test_every_token_has_a_piece_and_ends_are_control_tokens(backend):
+    vocabulary = backend.vocabulary
+    assert len(vocabulary.pieces) == vocabulary.size
+    assert vocabulary.end_tokens
+    assert all(0 <= token < vocabulary.size for token in vocabulary.end_tokens)
+    assert vocabulary.end_tokens <= vocabulary.control_tokens
+    assert all(vocabulary.pieces[token] == b"" for token in vocabulary.control_tokens)
+
+
+@pytest.mark.parametrize(
+    "text", ["hello there", "naïve 漢字 🐪", "<|im_end|> </s>", "a\n\tb", "x" * 999]
+)
+def test_tokens_of_a_text_have_the_bytes_of_the_text(backend, text):
+    vocabulary = backend.vocabulary
+    tokens = vocabulary.tokenize(text, add_special=False, parse_special=False)
+    assert not vocabulary.control_tokens & set(tokens)
+    assert b"".join(vocabulary.pieces[token] for token in tokens).decode().strip() == text
+
+
+def test_special_tokens_are_added_only_where_asked_for(backend):
+    with_special = backend.vocabulary.tokenize("a", add_special=True, parse_special=False)
+    without = backend.vocabulary.tokenize("a", add_special=False, parse_special=False)
+    assert with_special[-len(without) :] == without
+    assert set(with_special) - set(without) <= backend.vocabulary.control_tokens
+
+
+def test_there_is_one_row_per_sampling_chunk_in_their_order(backend):
+    alone = [decode(backend, chunk(seat, 0, PROMPT[: seat + 2]))[0] for seat in range(3)]
+    backend.release(range(3))
+    rows = decode(
+        backend,
+        chunk(2, 0, PROMPT[:4]),
+        chunk(3, 0, PROMPT, samples=False),
+        chunk(0, 0, PROMPT[:2]),
+    )
+    assert rows.shape == (2, backend.vocabulary.size)
+    assert np.allclose(rows[0], alone[2], atol=0.05)
+    assert np.allclose(rows[1], alone[0], atol=0.05)
+
+
+def test_a_step_may_sample_nothing(backend):
+    assert len(decode(backend, chunk(0, 0, PROMPT, samples=False))) == 0
+
+
+def test_chunks_give_what_one_piece_gives(backend):
+    whole = decode(backend, chunk(0, 0, PROMPT))
+    decode(backend, chunk(1, 0, PROMPT[:7], samples=False))
+    decode(backend, chunk(1, 7, PROMPT[7:20], samples=False))
+    parts = decode(backend, chunk(1, 20, PROMPT[20:]))
+    assert np.allclose(whole, parts, atol=0.05)
+
+
+def test_a_released_sequence_begins_again(backend):
+    first = decode(backend, chunk(0, 0, PROMPT))
+    backend.release([0])
+    assert backend.check_integrity({}) == []
+    assert np.allclose(decode(backend, chunk(0, 0, PROMPT)), first, atol=0.05)
+
+
+def test_releasing_what_was_never_computed_is_harmless(backend):
+    backend.release([0, 3])
+    assert backend.check_integrity({}) == []
+
+
+def test_integrity_counts_the_cells_of_each_position(backend):
+    decode(backend, chunk(0, 0, PROMPT), chunk(2, 0, PROMPT[:5]))
+    assert backend.check_integrity({0: 30, 2: 5}) == []
+    for wrong in ({0: 29, 2: 5}, {0: 31, 2: 5}, {0: 30}, {0: 30, 2: 5, 1: 1}):
+        assert backend.check_integrity(wrong) != []
+
+
+def test_positions_that_do_not_follow_are_a_failure(backend):
+    decode(backend, chunk(0, 0, PROMPT[:3]))
+    with pytest.raises(BackendFailureError):
+        decode(backend, chunk(0, 9, PROMPT[:3]))
+
+
+def test_running_out_of_cells_is_a_failure_that_leaves_others_alone(backend):
+    for start in range(0, 480, 60):
+        decode(backend, chunk(0, start, [100 + start % 7] * 60, samples=False))
+    with pytest.raises(BackendFailureError):
+        decode(backend, chunk(1, 0, PROMPT * 2, samples=False))
+    backend.release([1])
+    assert backend.check_integrity({0: 480}) == []
+
+
+def test_a_batch_that_is_too_large_never_reaches_the_library(backend):
+    with pytest.raises((ValueError, AssertionError)):
+        decode(backend, chunk(0, 0, [100] * (BATCH_TOKENS + 1)))
+
+
+def test_greedy_options_need_no_filter(backend):
+    assert backend.candidate_filter(SamplingOptions(temperature=0)) is None
+
+
+def test_candidates_come_best_first_and_at_most_top_k(backend):
+    options = SamplingOptions(top_k=5, top_p=1.0, min_p=0.0, temperature=0.5)
+    logits = np.random.default_rng(0).normal(0, 3, backend.vocabulary.size).astype(np.float32)
+    ids, kept = backend.candidate_filter(options).narrow(logits)
+    assert ids.tolist() == np.argsort(-logits, kind="stable")[:5].tolist()
+    assert np.allclose(kept, logits[ids] / 0.5, rtol=1e-6)
