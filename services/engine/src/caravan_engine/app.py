@@ -22,6 +22,7 @@ from caravan_engine.clients.workers import StatsWatch, WorkerClient
 from caravan_engine.config import EngineSettings, WorkersSettings
 from caravan_engine.control.events import Progress
 from caravan_engine.host.launcher import WorkerLauncher
+from caravan_engine.host.memory_needs import needed_bytes
 from caravan_engine.host.model_manager import ModelManager
 from caravan_engine.host.placement import MemoryBudget, WorkerPorts
 from caravan_engine.host.registry import Registry
@@ -130,7 +131,7 @@ class EngineApp:
         tools = LoadTools(
             digests=DigestCache(data / "digests.json"),
             hash_file=sha256_of,
-            needed_bytes=lambda file: file.size_bytes,
+            needed_bytes=partial(needed_bytes, self._settings.context),
             budget=self._budget,
             supervise=self._supervisor_maker(),
             drain=self._workers.drain,

@@ -133,7 +133,7 @@ async def test_a_truncated_file_fails_with_its_reason(own, slow_gguf):
 
     details, code = await failure(own.load("cut"))
 
-    assert details.reason in ("MODEL_FILE_INVALID", "MODEL_LOAD_FAILED")
+    assert details.reason == "MODEL_FILE_INVALID"
     assert code is grpc.StatusCode.FAILED_PRECONDITION
     model = await own.model("cut")
     assert model.state == FAILED
@@ -146,7 +146,7 @@ async def test_a_file_that_is_no_gguf_fails_with_its_reason(own):
 
     details, _ = await failure(own.load("noise"))
 
-    assert details.reason in ("MODEL_FILE_INVALID", "MODEL_LOAD_FAILED")
+    assert details.reason == "MODEL_FILE_INVALID"
 
 
 async def test_a_file_that_leads_nowhere_is_listed_and_refused(own):
@@ -168,7 +168,7 @@ async def test_a_mended_file_can_be_loaded(own, slow_gguf):
 
 
 async def test_a_model_over_the_memory_budget_is_refused_with_both_sizes(start_host, view_of):
-    host = start_host("--workers.memory-budget-bytes", str(20 * 2**20))
+    host = start_host("--workers.memory-budget-bytes", str(120 * 2**20))
     view = await view_of(host)
 
     details, code = await failure(view.load("slow"))

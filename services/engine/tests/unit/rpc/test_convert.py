@@ -1,0 +1,149 @@
+import pytest
+
+from caravan.engine.v1 import worker_service_pb2 as worker_pb
+from caravan.inference.v1 import generation_pb2 as pb
+from caravan_engine.domain.errors import EmptyInputError, InvalidFieldError
+from caravan_engine.domain.events import (
+    Completed,
+    Delta,
+    Finished,
+    FinishReason,
+    Started,
+    Timings,
+)
+from caravan_engine.domain.sampling import SamplingOptions
+from caravan_engine.rpc.convert import (
+    Identity,
+    generation_of,
+    messages_of,
+    sampling_of,
+    seed_of,
+    to_response,
+)
+
+IDENTITY = Identity(model="tiny", model_digest="d" * 64, request_id="req", seed=9)
+
+
+def generation(request=None, **fields):
+    run = worker_pb.RunRequest(request=request or pb.GenerateRequest(), **fields)
+    return generation_of(run, prompt=(1,), seed=3, request_id="req", deadline=None)
+
+
+def test_unset_sampling_fields_keep_their_defaults():
+    assert sampling_of(pb.SamplingOptions()) == SamplingOptions()
+
+
+def test_fields_set_to_zero_are_not_defaults():
+    options = sampling_of(pb.SamplingOptions(temperature=0, top_k=0, min_p=0, penalty_last_n=0))
+
+    zeros = (options.temperature, options.top_k, options.min_p, options.penalty_last_n)
+    assert zeros == (0, 0, 0, 0)
+
+
+def test_every_sampling_field_arrives():
+    values = {
+        "temperature": 0.5,
+        "top_k": 7,
+        "top_p": 0.25,
+        "min_p": 0.125,
+        "repeat_penalty": 1.5,
+        "frequency_penalty": -0.5,
+        "presence_penalty": 0.75,
+        "penalty_last_n": 12,
+        "logit_bias": {5: -2.0},
+    }
+    assert {field.name for field in pb.SamplingOptions.DESCRIPTOR.fields} == set(values)
+
+    assert sampling_of(pb.SamplingOptions(**values)) == SamplingOptions(**values)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 5.5])
+def test_sampling_out_of_bounds_names_the_field(value):
+    with pytest.raises(InvalidFieldError) as refused:
+        sampling_of(pb.SamplingOptions(temperature=value))
+
+    assert refused.value.field_violations[0].field == "sampling.temperature"
+
+
+def test_an_unset_request_has_the_documented_defaults():
+    request = generation()
+
+    assert (request.max_output_tokens, request.priority, request.ignore_eos) == (256, 10, False)
+
+
+def test_the_capped_priority_counts_not_the_wanted_one():
+    wanted = pb.GenerateRequest(priority=90)
+
+    assert generation(wanted).priority == 90
+    assert generation(wanted, caller=worker_pb.Caller(priority=0)).priority == 0
+
+
+def test_zero_output_tokens_are_refused():
+    with pytest.raises(InvalidFieldError, match="max_output_tokens"):
+        generation(pb.GenerateRequest(max_output_tokens=0))
+
+
+def test_an_empty_prompt_is_refused():
+    with pytest.raises(EmptyInputError):
+        generation_of(worker_pb.RunRequest(), prompt=(), seed=0, request_id="r", deadline=None)
+
+
+def test_a_seed_of_zero_is_a_seed_and_an_unset_one_is_drawn():
+    assert seed_of(pb.GenerateRequest(seed=0)) == 0
+    assert seed_of(pb.GenerateRequest()) != seed_of(pb.GenerateRequest())
+
+
+def test_every_role_has_its_name_and_others_are_refused_by_path():
+    roles = [role for role in pb.ChatRole.values() if role != pb.CHAT_ROLE_UNSPECIFIED]
+    chat = pb.Chat(messages=[pb.ChatMessage(role=role, content="x") for role in roles])
+    assert [each.role for each in messages_of(chat)] == ["system", "user", "assistant", "tool"]
+
+    chat.messages.add(role=pb.CHAT_ROLE_UNSPECIFIED)
+    chat.messages.add(role=99)
+    with pytest.raises(InvalidFieldError) as refused:
+        messages_of(chat)
+    fields = [violation.field for violation in refused.value.field_violations]
+    assert fields == ["chat.messages[4].role", "chat.messages[5].role"]
+
+
+def test_started_says_what_the_generation_runs_on():
+    response = to_response(Started(input_tokens=5, cached_tokens=2), IDENTITY)
+
+    assert response.event.started == pb.Started(
+        request_id="req",
+        model="tiny",
+        model_digest="d" * 64,
+        seed=9,
+        input_tokens=5,
+        cached_tokens=2,
+    )
+
+
+def test_a_delta_keeps_its_offset():
+    response = to_response(Delta(0, "ab", (4, 5), 7), IDENTITY)
+
+    assert response.event.delta == pb.Delta(text="ab", token_ids=[4, 5], token_offset=7)
+
+
+@pytest.mark.parametrize("reason", FinishReason)
+def test_every_reason_to_finish_has_its_value(reason):
+    finished = to_response(Finished(0, reason, None, 3), IDENTITY).event.finished
+
+    assert pb.FinishReason.Name(finished.finish_reason) == f"FINISH_REASON_{reason.name}"
+    assert not finished.HasField("stop_string")
+
+
+def test_a_stop_string_is_told():
+    finished = to_response(Finished(0, FinishReason.STOP_STRING, "END", 3), IDENTITY).event.finished
+
+    assert finished.stop_string == "END"
+
+
+def test_completed_has_usage_and_timings_in_milliseconds():
+    response = to_response(Completed(5, 2, 3, Timings(0.001, 0.02, 0.3)), IDENTITY)
+
+    assert response.event.completed.usage == pb.Usage(
+        input_tokens=5, cached_tokens=2, output_tokens=3
+    )
+    timings = response.timings
+    assert (timings.queue_ms, timings.prefill_ms, timings.decode_ms) == (1.0, 20.0, 300.0)
