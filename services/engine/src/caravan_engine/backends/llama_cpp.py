@@ -130,7 +130,7 @@ class LlamaCppBackend:
             lib.llama_backend_init()
             self._model = _load_model(settings, on_progress, log)
             self._context = _create_context(settings, self._model, log)
-        self._memory = lib.llama_get_memory(self._context)
+        self.memory = lib.llama_get_memory(self._context)
         self.vocabulary = LlamaCppVocabulary(self._model)
         self._arrays = BatchArrays(settings.batch_tokens)
         self._batch = _native_batch(self._arrays)
@@ -166,7 +166,7 @@ class LlamaCppBackend:
     def release(self, seq_ids: Sequence[int]) -> None:
         """See `domain.ports.Backend`."""
         for seq_id in seq_ids:
-            lib.llama_memory_seq_rm(self._memory, seq_id, -1, -1)
+            lib.llama_memory_seq_rm(self.memory, seq_id, -1, -1)
 
     def decode(self, plan: StepPlan) -> npt.NDArray[np.float32]:
         """See `domain.ports.Backend`."""
@@ -197,7 +197,7 @@ class LlamaCppBackend:
         lib.llama_model_free(self._model)
 
     def _faults(self, seq_id: int, length: int) -> list[str]:
-        is_empty = lib.llama_memory_seq_pos_max(self._memory, seq_id) < 0
+        is_empty = lib.llama_memory_seq_pos_max(self.memory, seq_id) < 0
         if is_empty and length == 0:
             return []
         return list(parse_kv_state(self.export_state(seq_id)).faults(length))
