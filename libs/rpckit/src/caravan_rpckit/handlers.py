@@ -151,6 +151,9 @@ class MethodHandler:
             if call.ended_with is None:
                 raise
             await self._fail(status, call, context)
+        except grpc.aio.InternalError:  # gRPC's way to say that it cannot send: the caller left
+            status = status_of(_interruption(call))
+            raise asyncio.CancelledError from None
         except Exception as error:  # noqa: BLE001 (the border: nothing may pass unmapped)
             status = _map_failure(error, call)
             await self._fail(status, call, context)
@@ -165,9 +168,12 @@ class MethodHandler:
             )
 
     async def _fail(self, status: status_pb2.Status, call: Call, context: Any) -> NoReturn:  # noqa: ANN401
-        await self._announce(call)
         trailing = ((STATUS_DETAILS_KEY, status.SerializeToString()),)
-        await context.abort(code_of(status), status.message, trailing)
+        try:
+            await self._announce(call)
+            await context.abort(code_of(status), status.message, trailing)
+        except grpc.aio.InternalError:  # the caller left meanwhile
+            raise asyncio.CancelledError from None
         raise AssertionError("abort does not return")
 
     def _report(self, call: Call, status: status_pb2.Status | None, duration_s: float) -> None:
