@@ -1,0 +1,87 @@
+import pytest
+
+from caravan_gateway.domain.errors import (
+    DependencyUnavailableError,
+    ModelDrainingError,
+    ModelFailedError,
+    ModelLoadingError,
+    ModelNotFoundError,
+    ModelNotLoadedError,
+    WorkerDiedError,
+)
+from caravan_gateway.domain.models import ModelCatalog, ModelState, Picture, ServedModel
+
+
+def _model(name, state=ModelState.READY, aliases=(), restarting=False):
+    return ServedModel(name, aliases, state, restarting)
+
+
+@pytest.fixture
+def catalog():
+    return ModelCatalog(["a:1", "b:1"])
+
+
+def test_names_come_before_aliases(catalog):
+    catalog.update("a:1", Picture("a", (_model("x", aliases=("tiny",)),)))
+    catalog.update("b:1", Picture("b", (_model("tiny"),)))
+    assert catalog.resolve("tiny") == "tiny"
+    assert catalog.resolve("x") == "x"
+    assert catalog.resolve("nope") is None
+
+
+def test_an_unknown_name_is_judged_once_every_host_was_heard(catalog):
+    catalog.update("a:1", Picture("a"))
+    with pytest.raises(DependencyUnavailableError):
+        catalog.find("tiny")
+    catalog.update("b:1", Picture("b"))
+    with pytest.raises(ModelNotFoundError):
+        catalog.find("tiny")
+    catalog.lose("b:1")
+    with pytest.raises(ModelNotFoundError):
+        catalog.find("tiny")
+
+
+def test_workers_of_unreachable_hosts_are_the_last_resort(catalog, make_endpoint):
+    here, there = make_endpoint("w1"), make_endpoint("w2")
+    catalog.update("a:1", Picture("a", (_model("tiny"),), (here,)))
+    catalog.update("b:1", Picture("b", (_model("tiny"),), (there,)))
+    assert catalog.endpoints_of("tiny") == (here, there)
+    catalog.lose("a:1")
+    assert catalog.endpoints_of("tiny") == (there,)
+    catalog.lose("b:1")
+    assert catalog.endpoints_of("tiny") == (here, there)
+    assert catalog.num_connected_hosts == 0
+
+
+@pytest.mark.parametrize(
+    ("models", "error"),
+    [
+        ((_model("tiny", ModelState.UNLOADED),), ModelNotLoadedError),
+        ((_model("tiny", ModelState.LOADING),), ModelLoadingError),
+        ((_model("tiny", ModelState.READY),), ModelLoadingError),
+        ((_model("tiny", ModelState.DRAINING),), ModelDrainingError),
+        ((_model("tiny", ModelState.FAILED),), ModelFailedError),
+        ((_model("tiny", ModelState.LOADING, restarting=True),), WorkerDiedError),
+        (
+            (_model("tiny", ModelState.FAILED), _model("tiny", ModelState.LOADING)),
+            ModelLoadingError,
+        ),
+    ],
+)
+def test_without_workers_the_state_says_why(catalog, models, error):
+    for address, model in zip(("a:1", "b:1"), models, strict=False):
+        catalog.update(address, Picture(address, (model,)))
+    with pytest.raises(error) as caught:
+        catalog.endpoints_of("tiny")
+    assert caught.value.metadata == {"model": "tiny"}
+
+
+def test_a_host_that_knows_the_model_is_asked_about_it(catalog):
+    with pytest.raises(DependencyUnavailableError):
+        catalog.host_of("tiny")
+    catalog.update("a:1", Picture("a"))
+    catalog.update("b:1", Picture("b", (_model("tiny", aliases=("t",)),)))
+    assert catalog.host_of("tiny") == catalog.host_of("t") == "b:1"
+    assert catalog.host_of("other") == "a:1"
+    catalog.lose("a:1")
+    assert catalog.host_of("other") == "b:1"

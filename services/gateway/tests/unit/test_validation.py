@@ -1,0 +1,170 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from caravan_gateway.domain.errors import EmptyInputError, InvalidFieldsError
+from caravan_gateway.domain.generation import (
+    ChatInput,
+    GenerationSpec,
+    Sampling,
+    TextInput,
+    TokenInput,
+)
+from caravan_gateway.domain.validation import validate
+
+
+def _fields(spec):
+    with pytest.raises(InvalidFieldsError) as caught:
+        validate(spec)
+    return [violation.field for violation in caught.value.field_violations]
+
+
+GOOD = {
+    "temperature": (0, 0.8, 5),
+    "top_k": (0, 1, 1024),
+    "top_p": (1e-6, 0.95, 1),
+    "min_p": (0, 0.05, 1),
+    "repeat_penalty": (1e-6, 1, 10),
+    "frequency_penalty": (-2, 0, 2),
+    "presence_penalty": (-2, 0, 2),
+    "penalty_last_n": (0, 64, 8192),
+}
+BAD = {
+    "temperature": (-0.1, 5.1),
+    "top_k": (1025,),
+    "top_p": (0, -1, 1.01),
+    "min_p": (-0.1, 1.1),
+    "repeat_penalty": (0, -1, 10.1),
+    "frequency_penalty": (-2.1, 2.1),
+    "presence_penalty": (-2.1, 2.1),
+    "penalty_last_n": (8193,),
+}
+NEVER = (math.nan, math.inf, -math.inf)
+
+
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n, vs in GOOD.items() for v in vs])
+def test_a_sampling_value_in_its_range_is_taken(make_spec, name, value):
+    validate(make_spec(sampling=Sampling(**{name: value})))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(n, v) for n, vs in BAD.items() for v in (*vs, *NEVER) if n not in {"top_k"} or v == 1025],
+)
+def test_a_sampling_value_out_of_its_range_is_named(make_spec, name, value):
+    assert _fields(make_spec(sampling=Sampling(**{name: value}))) == [f"sampling.{name}"]
+
+
+@pytest.mark.parametrize("value", [100.1, -100.1, *NEVER])
+def test_a_bias_out_of_its_range_is_named_by_its_token(make_spec, value):
+    bias = {7: value, 8: 100.0, 9: -100.0}
+    assert _fields(make_spec(sampling=Sampling(logit_bias=bias))) == ["sampling.logit_bias[7]"]
+
+
+def test_too_many_biases_are_one_fault(make_spec):
+    validate(make_spec(sampling=Sampling(logit_bias=dict.fromkeys(range(1024), 0.0))))
+    bias = dict.fromkeys(range(1025), 0.0)
+    assert _fields(make_spec(sampling=Sampling(logit_bias=bias))) == ["sampling.logit_bias"]
+
+
+@pytest.mark.parametrize(
+    ("given_input", "field"),
+    [
+        (TextInput(0), "text"),
+        (TokenInput(0), "token_ids.ids"),
+        (ChatInput(()), "chat.messages"),
+    ],
+)
+def test_nothing_to_continue_has_its_own_error(make_spec, given_input, field):
+    with pytest.raises(EmptyInputError) as caught:
+        validate(make_spec(input=given_input))
+    assert [one.field for one in caught.value.field_violations] == [field]
+
+
+def test_an_empty_input_beside_other_faults_is_one_of_them(make_spec):
+    spec = make_spec(input=TextInput(0), max_output_tokens=0)
+    with pytest.raises(InvalidFieldsError) as caught:
+        validate(spec)
+    assert not isinstance(caught.value, EmptyInputError)
+    assert _fields(spec) == ["text", "max_output_tokens"]
+
+
+def test_a_missing_input_is_named(make_spec):
+    assert _fields(make_spec(input=None)) == ["input"]
+
+
+def test_unknown_roles_are_named_by_their_position(make_spec):
+    assert _fields(make_spec(input=ChatInput((True, False, True, False)))) == [
+        "chat.messages[1].role",
+        "chat.messages[3].role",
+    ]
+
+
+def test_a_chat_has_at_most_1024_messages(make_spec):
+    validate(make_spec(input=ChatInput((True,) * 1024)))
+    assert _fields(make_spec(input=ChatInput((True,) * 1025))) == ["chat.messages"]
+
+
+def test_a_thousand_faults_of_one_kind_are_not_all_listed(make_spec):
+    assert len(_fields(make_spec(input=ChatInput((False,) * 1024)))) == 16
+
+
+def test_stop_strings_have_a_number_and_a_size(make_spec):
+    validate(make_spec(stop_sizes=(1, 256)))
+    assert _fields(make_spec(stop_sizes=(1, 0, 257))) == ["stop[1]", "stop[2]"]
+    assert _fields(make_spec(stop_sizes=(1,) * 17)) == ["stop"]
+
+
+def test_labels_have_a_number_and_sizes_in_bytes(make_spec):
+    validate(make_spec(labels={"k" * 63: "v" * 255, "a": ""}))
+    assert _fields(make_spec(labels={"": "x"})) == ["labels"]
+    assert _fields(make_spec(labels={"ü" * 32: "x"})) == ["labels"]
+    assert _fields(make_spec(labels={"k": "ü" * 128})) == ["labels"]
+    assert _fields(make_spec(labels={str(n): "" for n in range(17)})) == ["labels"]
+
+
+@pytest.mark.parametrize("name", ["", "x" * 256, "ü" * 128])
+def test_a_model_name_has_1_to_255_bytes(make_spec, name):
+    validate(make_spec(model="x" * 255))
+    assert _fields(make_spec(model=name)) == ["model"]
+
+
+def test_counts_have_their_bounds(make_spec):
+    validate(make_spec(max_output_tokens=1, priority=100))
+    validate(make_spec(priority=0))
+    assert _fields(make_spec(max_output_tokens=0)) == ["max_output_tokens"]
+    assert _fields(make_spec(priority=101)) == ["priority"]
+
+
+@given(
+    st.builds(
+        GenerationSpec,
+        model=st.text(max_size=300),
+        input=st.one_of(st.none(), st.builds(TextInput, st.integers(0, 5))),
+        sampling=st.builds(
+            Sampling,
+            temperature=st.none() | st.floats(),
+            top_p=st.none() | st.floats(),
+            repeat_penalty=st.none() | st.floats(),
+            logit_bias=st.dictionaries(st.integers(0, 9), st.floats(), max_size=3),
+        ),
+        stop_sizes=st.lists(st.integers(0, 300), max_size=20).map(tuple),
+        labels=st.dictionaries(st.text(max_size=70), st.text(max_size=300), max_size=3),
+    )
+)
+def test_whatever_is_sent_is_judged_by_field_names_and_values_are_not_repeated(spec):
+    error = _judgement(spec)
+    if error is not None:
+        assert error.field_violations
+        texts = [violation.description for violation in error.field_violations]
+        assert not [label for label in spec.labels.values() if len(label) > 30 and label in texts]
+
+
+def _judgement(spec):
+    try:
+        validate(spec)
+    except InvalidFieldsError as error:
+        return error
+    return None
