@@ -2,15 +2,16 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 from caravan_engine.domain.errors import EmptyInputError
 from caravan_engine.domain.ports import Vocabulary
 from caravan_engine.domain.request import check_client_tokens
+from caravan_engine.prompts.cutting import MAX_PIECE_CHARS, cut
 from caravan_engine.prompts.errors import NoChatTemplateError
-from caravan_engine.prompts.masking import ControlTexts, Message
+from caravan_engine.prompts.masking import ControlTexts, Message, Piece
 
 T = TypeVar("T")
 
@@ -49,11 +50,22 @@ class PromptMaker:
         *,
         model: str,
         bos: int | None,
+        splits_words: bool,
         renderer: Renderer | None,
     ) -> None:
+        """Prepares prompts for `model`.
+
+        Args:
+            vocabulary: the model's tokens.
+            model: its name, for errors.
+            bos: the token that text begins with, where the model wants one.
+            splits_words: whether its tokenizer first splits text into words (byte-pair models).
+            renderer: renders chats; None where the model has no template that works.
+        """
         self._vocabulary = vocabulary
         self._model = model
         self._bos = bos if bos is not None and _begins_with(vocabulary, bos) else None
+        self._splits_words = splits_words
         self._renderer = renderer
         self._controls = ControlTexts(vocabulary.control_texts.values())
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
@@ -109,7 +121,15 @@ class PromptMaker:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def _plain(self, text: str) -> tuple[int, ...]:
-        return tuple(self._vocabulary.tokenize(text, add_special=True, parse_special=False))
+        if not self._splits_words or len(text) <= MAX_PIECE_CHARS:
+            return tuple(self._vocabulary.tokenize(text, add_special=True, parse_special=False))
+        begin = [] if self._bos is None else [self._bos]
+        return (*begin, *self._words(text))
+
+    def _words(self, text: str) -> Iterator[int]:
+        """Tokenizes plain text of any length for a model whose tokenizer splits words."""
+        for piece in cut(text):
+            yield from self._vocabulary.tokenize(piece, add_special=False, parse_special=False)
 
     def _checked(self, token_ids: Sequence[int]) -> tuple[int, ...]:
         check_client_tokens(token_ids, self._vocabulary)
@@ -118,13 +138,28 @@ class PromptMaker:
     def _rendered(self, prompt: str, originals: Mapping[str, str]) -> tuple[int, ...]:
         tokens: list[int] = []
         for piece in self._controls.pieces(prompt, originals):
-            tokens += self._vocabulary.tokenize(
-                piece.text, add_special=False, parse_special=piece.controls_count
-            )
+            tokens += self._piece(piece)
         # Some templates write the BOS token themselves; two of them confuse models.
         if self._bos is not None and tokens[:1] != [self._bos]:
             tokens.insert(0, self._bos)
         return tuple(tokens)
+
+    def _piece(self, piece: Piece) -> Iterable[int]:
+        if self._splits_words and len(piece.text) > MAX_PIECE_CHARS:
+            return self._long_piece(piece)
+        return self._vocabulary.tokenize(
+            piece.text, add_special=False, parse_special=piece.controls_count
+        )
+
+    def _long_piece(self, piece: Piece) -> Iterator[int]:
+        if not piece.controls_count:
+            yield from self._words(piece.text)
+            return
+        for index, stretch in enumerate(self._controls.stretches(piece.text)):
+            if index % 2:
+                yield from self._vocabulary.tokenize(stretch, add_special=False, parse_special=True)
+            elif stretch:
+                yield from self._words(stretch)
 
 
 def _begins_with(vocabulary: Vocabulary, bos: int) -> bool:

@@ -79,7 +79,7 @@ class ControlTexts:
         It is split at control tokens only, where tokenizers split anyway: no word is torn.
         """
         counting: list[str] = []
-        for text in self._stretches(prompt):
+        for text in self.stretches(prompt):
             restored = _restore(text, originals)
             if restored == text:
                 counting.append(text)
@@ -91,8 +91,8 @@ class ControlTexts:
         if counting:
             yield Piece("".join(counting), controls_count=True)
 
-    def _stretches(self, prompt: str) -> Iterator[str]:
-        """Yields control tokens and the texts between them, in order."""
+    def stretches(self, prompt: str) -> Iterator[str]:
+        """Yields text and control tokens in turn, beginning and ending with text."""
         end = 0
         for match in self._pattern.finditer(prompt):
             yield prompt[end : match.start()]

@@ -40,6 +40,7 @@ _WORKER_SERVICE = worker_pb.DESCRIPTOR.services_by_name["WorkerService"]
 # A client's request at its limit, and the caller that the gateway adds.
 _REQUEST_LIMIT_BYTES = DEFAULT_REQUEST_LIMIT_BYTES + 64 * 1024
 _END_GRACE_S = 2.0
+_BYTE_PAIR = "gpt2"  # GGUF's name for every byte-pair tokenizer
 
 
 class WorkerApp:
@@ -98,7 +99,11 @@ class WorkerApp:
         limits = self._limits(facts)
         engine = self._start_engine(backend, limits)
         prompts = PromptMaker(
-            backend.vocabulary, model=self._settings.model, bos=facts.bos, renderer=renderer
+            backend.vocabulary,
+            model=self._settings.model,
+            bos=facts.bos,
+            splits_words=facts.metadata.get("tokenizer.ggml.model") == _BYTE_PAIR,
+            renderer=renderer,
         )
         self._resources.callback(prompts.close)
         server = await self._start_server(engine, prompts, self._facts(facts, limits))

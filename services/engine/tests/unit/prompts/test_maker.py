@@ -56,9 +56,13 @@ def letters(text):
 def make():
     makers = []
 
-    def build(vocabulary=None, renderer=None, bos=BOS):
+    def build(vocabulary=None, renderer=None, bos=BOS, splits_words=False):
         maker = PromptMaker(
-            vocabulary or LetterVocabulary(), model="tiny", bos=bos, renderer=renderer
+            vocabulary or LetterVocabulary(),
+            model="tiny",
+            bos=bos,
+            splits_words=splits_words,
+            renderer=renderer,
         )
         makers.append(maker)
         return maker
@@ -127,3 +131,32 @@ async def test_large_inputs_are_tokenized_beside_the_event_loop(make):
     await maker.of_text("a" * 10_000)
     await maker.of_chat([Message("user", "a" * 10_000)])
     assert {name[:8] for name in vocabulary.threads} == {"tokenize"}
+
+
+@pytest.mark.parametrize("text", ["word " * 3000, "x" * 20_000, "a<e>" * 5000])
+async def test_long_text_for_a_splitting_tokenizer_comes_in_pieces_with_the_same_tokens(make, text):
+    whole = LongestText()
+    cut = LongestText()
+
+    assert await make(cut, splits_words=True).of_text(text) == await make(whole).of_text(text)
+    assert (cut.longest, whole.longest) == (min(cut.longest, 4096), len(text))
+
+
+async def test_a_long_chat_for_a_splitting_tokenizer_has_the_same_tokens(make):
+    messages = [Message("user", "word <e> " * 2000), Message("user", "x" * 9000)]
+    whole, cut = LongestText(), LongestText()
+
+    tokens = await make(cut, Renderer(), splits_words=True).of_chat(messages)
+
+    assert tokens == await make(whole, Renderer()).of_chat(messages)
+    assert cut.longest <= 4096
+
+
+class LongestText(LetterVocabulary):
+    """Remembers the longest text that it had to tokenize at once."""
+
+    longest = 0
+
+    def tokenize(self, text, *, add_special, parse_special):
+        self.longest = max(self.longest, len(text))
+        return super().tokenize(text, add_special=add_special, parse_special=parse_special)
