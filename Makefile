@@ -1,9 +1,11 @@
 # Every target runs from the repository's root; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup gen gen-check fmt lint types arch test run stop restart status logs lock \
+.PHONY: help setup gen gen-check stubs fmt lint types arch test run stop restart status logs lock \
         lock-check verify clean
+.PHONY: compose-up compose-down compose-test
 
 BIN := .venv/bin
+COMPOSE ?= docker compose
 LOCAL := $(BIN)/python deploy/local/local.py
 
 ifeq ($(origin MODEL),command line)
@@ -38,6 +40,9 @@ gen: setup ## generate libs/protos from protos
 gen-check: setup ## fail when libs/protos isn't what protos give
 	@$(BIN)/python tools/generate.py check
 
+stubs: setup ## generate stubs for other languages into build/stubs (LANGUAGES='go java' for some)
+	@$(BIN)/python tools/stubs.py $(LANGUAGES)
+
 fmt: setup ## format, and mend what the linters can mend
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
@@ -63,6 +68,18 @@ lock: setup ## write the lock files anew (UPGRADE=1 for newer versions)
 
 lock-check: setup ## fail when a lock isn't in step with its inputs or holds an address
 	@$(BIN)/python tools/locks.py check
+
+compose-up: ## build the images, start everything in containers and wait until it is ready
+	@mkdir -p models
+	$(COMPOSE) up --build --detach --wait
+	@echo 'The admin key:  $(COMPOSE) exec -T policy cat /data/admin.key'
+
+compose-down: ## stop the containers; the data stays (docker compose down --volumes removes it)
+	$(COMPOSE) down
+
+compose-test: setup ## build and start the containers, call, kill, call again, and remove them
+	CARAVAN_COMPOSE_TEST=1 $(BIN)/python -m pytest deploy/compose/tests --capture=no --verbose \
+	    --override-ini faulthandler_timeout=0
 
 verify: gen-check lock-check lint types arch test ## everything that CI checks
 
