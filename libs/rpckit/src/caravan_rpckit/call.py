@@ -12,6 +12,7 @@ import grpc.aio
 
 from caravan_rpckit.errors import CaravanError
 from caravan_rpckit.tls import peer_service
+from caravan_rpckit.tracing import CallTrace
 
 REQUEST_ID_KEY = "x-request-id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -22,11 +23,17 @@ class Call:
 
     __slots__ = (
         *("_context", "_headers_sent", "_metadata", "_task"),
-        *("ended_with", "method", "peer", "request_id"),
+        *("ended_with", "method", "peer", "request_id", "trace"),
     )
 
-    def __init__(self, method: str, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+    def __init__(
+        self,
+        method: str,
+        context: grpc.aio.ServicerContext[bytes, bytes],
+        trace: CallTrace | None = None,
+    ) -> None:
         self.method = method
+        self.trace = trace if trace is not None else CallTrace(None, method)
         self.ended_with: CaravanError | None = None
         self._context = context
         self._task = asyncio.current_task()

@@ -36,6 +36,7 @@ from caravan_rpckit.refusals import (
     RequestTooLargeError,
 )
 from caravan_rpckit.status import STATUS_DETAILS_KEY, code_of, internal_status, status_of
+from caravan_rpckit.tracing import TRACEPARENT_KEY, CallTrace, CallTracing
 
 _log = logging.getLogger("caravan.rpckit")
 
@@ -48,6 +49,7 @@ class HandlerRules:
     peers: Collection[str] | None
     observers: Sequence[CallObserver]
     announce_request_id: bool
+    tracing: CallTracing | None = None
 
 
 class MethodHandler:
@@ -138,7 +140,8 @@ class MethodHandler:
 
     async def _guarded(self, context: Any, serve: Callable[[Call], Awaitable[Any]]) -> Any:  # noqa: ANN401
         """Runs `serve`, ends the call with a rich status if it fails, and tells the observers."""
-        call = Call(self.method, context)
+        call = Call(self.method, context, CallTrace(self._rules.tracing, self.method))
+        call.trace.begin(call.metadata.get(TRACEPARENT_KEY, ""))
         started = time.perf_counter()
         for observer in self._rules.observers:
             observer.call_started(self.method)
@@ -185,7 +188,9 @@ class MethodHandler:
             code=grpc.StatusCode.OK if status is None else code_of(status),
             reason="" if details is None else details.reason,
             duration_s=duration_s,
+            trace_id=call.trace.trace_id,
         )
+        call.trace.end(record.code, record.reason, record.request_id)
         for observer in self._rules.observers:
             observer.call_ended(record)
 
@@ -227,7 +232,7 @@ def _map_upstream(error: grpc.aio.AioRpcError, call: Call) -> status_pb2.Status:
 
 def _unexpected(error: Exception, call: Call) -> status_pb2.Status:
     """Logs where it happened. The exception's own text stays out: it may quote a prompt."""
-    trace_id = uuid.uuid4().hex
+    trace_id = call.trace.trace_id or uuid.uuid4().hex
     frames = [
         f"{frame.filename}:{frame.lineno} {frame.name}"
         for frame in traceback.extract_tb(error.__traceback__)

@@ -21,6 +21,7 @@ class CallRecord:
     code: grpc.StatusCode
     reason: str
     duration_s: float
+    trace_id: str = ""
 
 
 class CallObserver(Protocol):
@@ -51,6 +52,7 @@ class LogObserver:
             extra={
                 "method": record.method,
                 "request_id": record.request_id,
+                "trace_id": record.trace_id,
                 "peer": record.peer,
                 "code": record.code.name,
                 "reason": record.reason,

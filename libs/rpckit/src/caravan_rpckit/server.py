@@ -21,6 +21,7 @@ from caravan_rpckit.reflection import (
 )
 from caravan_rpckit.refusals import AddressInUseError
 from caravan_rpckit.tls import PublicTls, TlsIdentity
+from caravan_rpckit.tracing import CallTracing
 
 DEFAULT_REQUEST_LIMIT_BYTES = 4 * 1024 * 1024
 
@@ -40,6 +41,7 @@ class RpcServer:
         observers: Sequence[CallObserver] = (),
         request_limit_bytes: int = DEFAULT_REQUEST_LIMIT_BYTES,
         announce_request_id: bool = False,
+        tracing: CallTracing | None = None,
     ) -> None:
         """Prepares a server.
 
@@ -49,12 +51,14 @@ class RpcServer:
             observers: told about each call, beside the log.
             request_limit_bytes: larger requests are refused with their size.
             announce_request_id: send `x-request-id` in the initial metadata of each call.
+            tracing: makes the spans of calls; None makes none. Health and reflection have none.
         """
         self._address = address
         self._tls = tls
         self._observers = (LogObserver(), *observers)
         self._request_limit_bytes = request_limit_bytes
         self._announce = announce_request_id
+        self._tracing = tracing
         self._handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {}
         self._service_names: list[str] = []
         self._health = HealthServicer()
@@ -78,7 +82,7 @@ class RpcServer:
         Raises:
             TypeError: the servicer lacks a method of the contract.
         """
-        self._register(servicer, descriptor, peers)
+        self._register(servicer, descriptor, peers, tracing=self._tracing)
         self._service_names.append(descriptor.full_name)
         self._health.set_serving(descriptor.full_name, False)
 
@@ -140,8 +144,11 @@ class RpcServer:
         peers: Collection[str] | None,
         *,
         served_as: str | None = None,
+        tracing: CallTracing | None = None,
     ) -> None:
-        rules = HandlerRules(self._request_limit_bytes, peers, self._observers, self._announce)
+        rules = HandlerRules(
+            self._request_limit_bytes, peers, self._observers, self._announce, tracing
+        )
         for method in descriptor.methods:
             behaviour = getattr(servicer, method.name, None)
             if behaviour is None:
