@@ -94,10 +94,12 @@ class GatewayApp:
         self._catalog = ModelCatalog(settings.engine.addresses)
         self._router = Router(self._catalog, LeastLoaded())
         self._workers = WorkerChannels(self._tls)
+        self._call_metrics = CallMetrics(self._instruments)
         self._live_calls = LiveCalls(
             max_calls=settings.server.max_calls,
             reader_stall_s=settings.server.reader_stall_s,
             clock=time.monotonic,
+            num_open=lambda: self._call_metrics.num_active,
         )
         self._server = self._make_server()
         self._resources = contextlib.AsyncExitStack()
@@ -132,6 +134,7 @@ class GatewayApp:
         await self._server.start()
         self.port = self._server.port
         await self._start_ops()
+        _log.info("listening", extra={"port": self.port, "ops_port": self.ops_port})
         self._readiness.met("serving")
         self._announce_readiness()
 
@@ -236,7 +239,7 @@ class GatewayApp:
         return RpcServer(
             settings.address,
             tls=tls,
-            observers=(CallMetrics(self._instruments),),
+            observers=(self._call_metrics,),
             announce_request_id=True,
         )
 

@@ -10,9 +10,13 @@ _INTERNAL_PREFIXES = ("grpc.health.", "grpc.reflection.")
 
 
 class CallMetrics:
-    """Counts calls; told by the server about each."""
+    """Counts calls; told by the server about each.
+
+    `num_active` also counts a call that is over here and whose client has not read its end.
+    """
 
     def __init__(self, instruments: Instruments) -> None:
+        self.num_active = 0
         method = Label("method", most=64)
         self._requests = instruments.counter(
             "caravan_gateway_requests_total",
@@ -42,13 +46,15 @@ class CallMetrics:
     def call_started(self, method: str) -> None:
         """A call begins."""
         if not method.startswith(_INTERNAL_PREFIXES):
-            self._active.of().inc()
+            self.num_active += 1
+            self._active.of().set(self.num_active)
 
     def call_ended(self, record: CallRecord) -> None:
         """A call is over."""
         if record.method.startswith(_INTERNAL_PREFIXES):
             return
-        self._active.of().dec()
+        self.num_active -= 1
+        self._active.of().set(self.num_active)
         self._requests.of(method=record.method, code=record.code.name).inc()
         self._durations.of(method=record.method).observe(record.duration_s)
         if record.reason:

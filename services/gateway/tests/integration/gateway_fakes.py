@@ -146,7 +146,8 @@ class FakePolicy(FakeServer):
             self._watchers.discard(news)
 
     async def CreateApiKey(self, request, call):
-        self.forwarded.append((request, dict(call.metadata)))
+        caller = worker_pb.Caller.FromString(call.binary_metadata("caravan-caller-bin"))
+        self.forwarded.append((request, dict(call.metadata), caller))
         if request.principal == "nobody":
             raise RefusedError(Reason.RESOURCE_NOT_FOUND, metadata={"principal": "nobody"})
         return admin_pb.CreateApiKeyResponse(secret="cvn_new")

@@ -1,6 +1,7 @@
 import pytest
 from gateway_client import failure_of, until
 
+from caravan.engine.v1 import worker_service_pb2 as worker_pb
 from caravan.gateway.v1 import gateway_admin_service_pb2 as gateway_pb
 from caravan.model.v1 import model_service_pb2 as model_pb
 from caravan.policy.v1 import policy_admin_service_pb2 as admin_pb
@@ -35,15 +36,22 @@ async def test_leaving_a_load_reaches_the_engine(admin, engine):
     await until(lambda: engine.loads_running == 0, "the end of the load")
 
 
-async def test_policy_calls_carry_the_request_id_and_nothing_of_the_client(admin, policy):
-    metadata = (*admin.metadata, ("x-request-id", "r-1"), ("caravan-principal", "root"))
+async def test_policy_calls_say_who_is_calling_and_pass_nothing_of_the_client_on(admin, policy):
+    forged = worker_pb.Caller(principal="root").SerializeToString()
+    metadata = (
+        *admin.metadata,
+        ("x-request-id", "r-1"),
+        ("caravan-principal", "root"),
+        ("caravan-caller-bin", forged),
+    )
 
     response = await admin.policy.CreateApiKey(
         admin_pb.CreateApiKeyRequest(principal="bob"), metadata=metadata
     )
 
     assert response.secret == "cvn_new"
-    ((request, received),) = policy.forwarded
+    ((request, received, caller),) = policy.forwarded
+    assert caller == worker_pb.Caller(tenant="default", principal="admin", request_id="r-1")
     assert request.principal == "bob"
     assert received["x-request-id"] == "r-1"
     assert "caravan-principal" not in received

@@ -36,7 +36,7 @@ async def test_a_thousand_random_disconnects_leave_nothing_behind(client, gatewa
             await asyncio.sleep(0.05)
     for name, most in BOUNDED.items():
         assert await metric(gateway, name) <= most
-    assert len(worker.runs) > NUM_CALLS / 2
+    assert len(worker.runs) > NUM_CALLS / 5
     assert sum(worker.outcomes.values()) == len(worker.runs)
     unexpected = [
         (record.exception, record.method, record.frames[-4:])
@@ -56,22 +56,28 @@ def _tasks():
 async def _leave(client, gate, dice):
     """One call that ends at a random moment in a random way."""
     text = dice.choice(("hang", "5", "200", "refuse", ""))
-    delay_s = dice.random() * 0.2
+    delay_s = dice.random() * 0.03
+    way = dice.choice(("deadline", "early", "reading"))
     async with gate:
-        if dice.random() < 0.3:
+        if way == "deadline":
             call = client.generate(text, timeout=max(0.001, delay_s))
             await asyncio.gather(call, return_exceptions=True)
             return
-        call = client.stream(text, timeout=5)
-        reading = asyncio.ensure_future(_read(call))
-        await asyncio.sleep(delay_s)
-        call.cancel()
+        call = client.stream(text, timeout=20)
+        reading = asyncio.ensure_future(_read(call, 1 if text == "hang" else dice.randrange(1, 4)))
+        if way == "early":
+            await asyncio.sleep(delay_s)
+            call.cancel()
         await asyncio.gather(reading, return_exceptions=True)
 
 
-async def _read(call):
+async def _read(call, num_events):
+    """Reads some events and leaves."""
     try:
         async for _ in call:
-            pass
+            num_events -= 1
+            if not num_events or call.done():
+                break
     except grpc.aio.AioRpcError:
         return
+    call.cancel()

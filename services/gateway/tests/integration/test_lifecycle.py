@@ -8,7 +8,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from gateway_client import ADMIN_KEY, events_of, failure_of, ops, request_of, until
+from gateway_client import ADMIN_KEY, events_of, failure_of, metric, ops, request_of, until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
@@ -134,6 +134,25 @@ async def test_more_calls_than_allowed_are_refused(start_gateway, client_of):
     assert details.retry_after_s > 0
     for call in calls:
         call.cancel()
+
+
+async def test_calls_that_are_over_but_unread_count_too(start_gateway, client_of, worker):
+    app = await start_gateway(server={"max_calls": 2, "reader_stall_s": 1.0})
+    client = client_of(app)
+    calls = [client.stream("flood") for _ in range(2)]
+    for call in calls:
+        await anext(aiter(call))
+    await until(lambda: worker.num_live == 0, "the end of the runs")
+
+    code, details = await failure_of(client.generate())
+
+    assert (code, details.reason) == ("UNAVAILABLE", "QUEUE_FULL")
+    for call in calls:
+        call.cancel()
+    async with asyncio.timeout(5):
+        while await metric(app, "caravan_gateway_requests_active"):
+            await asyncio.sleep(0.02)
+    await client.generate()
 
 
 async def test_plaintext_beyond_loopback_is_refused(settings):

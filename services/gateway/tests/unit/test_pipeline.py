@@ -141,10 +141,12 @@ async def test_a_cancelled_call_ended_by_its_deadline_or_by_its_caller(
     assert call.outcome.reason == error.__name__
 
 
-async def test_a_call_ended_from_outside_has_that_outcome(make_pipeline, make_call, live_calls):
+async def test_a_call_ended_from_outside_has_that_outcome(
+    make_pipeline, make_call, live_calls, make_identity
+):
     class Binding(Stage):
         async def admit(self, call):
-            call.guard.bind(Credential.parse("Bearer x"), "k1")
+            call.guard.bind(Credential.parse("Bearer x"), make_identity(key_id="k1"))
 
     async def hanging():
         await asyncio.Event().wait()

@@ -5,9 +5,12 @@ from collections.abc import AsyncGenerator
 import grpc.aio
 from google.protobuf.message import Message
 
+from caravan.engine.v1 import worker_service_pb2 as worker_pb
 from caravan_gateway.clients.failures import forwarding_failure
 from caravan_gateway.runtime.forwarded_call import ForwardedCall
 from caravan_rpckit.call import REQUEST_ID_KEY
+
+_CALLER_KEY = "caravan-caller-bin"
 
 
 class PolicyForwarder:
@@ -64,6 +67,11 @@ async def forward_stream(
         call.cancel()
 
 
-def _metadata(forwarded: ForwardedCall) -> tuple[tuple[str, str], ...]:
-    """All that goes along: nothing that the client sent is passed on."""
-    return ((REQUEST_ID_KEY, forwarded.request_id),)
+def _metadata(forwarded: ForwardedCall) -> tuple[tuple[str, str | bytes], ...]:
+    """All that goes along: nothing that the client sent is passed on, and who it is, is said."""
+    caller = worker_pb.Caller(
+        tenant=forwarded.identity.tenant,
+        principal=forwarded.identity.principal,
+        request_id=forwarded.request_id,
+    )
+    return ((REQUEST_ID_KEY, forwarded.request_id), (_CALLER_KEY, caller.SerializeToString()))

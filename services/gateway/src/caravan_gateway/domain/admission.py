@@ -56,7 +56,7 @@ class Authenticate(Stage):
         call.identity = await self._authenticator.authenticate(credential)
         # No pause between these two, or a revocation could slip through.
         if call.guard is not None:
-            call.guard.bind(credential, call.identity.key_id)
+            call.guard.bind(credential, call.identity)
 
 
 class Authorize(Stage):

@@ -106,7 +106,7 @@ class Progress:
 class CallGuard(Protocol):
     """What can end a call from outside."""
 
-    def bind(self, credential: Credential, key_id: str) -> None:
+    def bind(self, credential: Credential, identity: Identity) -> None:
         """From now on the call ends when the key is revoked."""
 
 

@@ -71,11 +71,13 @@ class ModelCatalog:
 
     def __init__(self, hosts: Sequence[str]) -> None:
         self._hosts = {address: _Host() for address in hosts}
+        self._names: dict[str, str] = {}
 
     def update(self, host: str, picture: Picture) -> None:
         """Replaces what `host` said before."""
         self._hosts[host].picture = picture
         self._hosts[host].connected = True
+        self._names = _names_of([model for one in self._pictures() for model in one.models])
 
     def lose(self, host: str) -> None:
         """`host` cannot be reached at present."""
@@ -97,14 +99,7 @@ class ModelCatalog:
 
     def resolve(self, name: str) -> str | None:
         """Returns the model's own name for a name or alias; names come before aliases."""
-        models = [model for picture in self._pictures() for model in picture.models]
-        for model in models:
-            if model.name == name:
-                return name
-        for model in models:
-            if name in model.aliases:
-                return model.name
-        return None
+        return self._names.get(name)
 
     def find(self, name: str) -> str:
         """Like `resolve`, for a name that has to exist.
@@ -173,3 +168,9 @@ class ModelCatalog:
 
 def _knows(picture: Picture, name: str) -> bool:
     return any(name == model.name or name in model.aliases for model in picture.models)
+
+
+def _names_of(models: Sequence[ServedModel]) -> dict[str, str]:
+    """From each name and alias to a model's own name; of equal aliases the first counts."""
+    names = {alias: model.name for model in reversed(models) for alias in model.aliases}
+    return names | {model.name: model.name for model in models}

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from google.protobuf.message import Message
 
+from caravan_gateway.domain.principal import Identity
 from caravan_gateway.rpc.convert import AUTHORIZATION_KEY
 from caravan_gateway.runtime.access import AccessGate
 from caravan_gateway.runtime.forwarded_call import ForwardedCall
@@ -35,8 +36,8 @@ async def pass_on(
 ) -> bytes:
     """Passes a call on for a caller that may; `model` is the name in the request."""
     credential = call.metadata.get(AUTHORIZATION_KEY)
-    async with gate.passed(call.method, credential, call.end, model):
-        return await forwarder.unary(request, _forwarded(call, model))
+    async with gate.passed(call.method, credential, call.end, model) as (_, identity):
+        return await forwarder.unary(request, _forwarded(call, identity, model))
 
 
 async def pass_on_stream(
@@ -48,12 +49,12 @@ async def pass_on_stream(
 ) -> AsyncGenerator[bytes, None]:
     """Like `pass_on`, for streamed answers."""
     credential = call.metadata.get(AUTHORIZATION_KEY)
-    async with gate.passed(call.method, credential, call.end, model) as live:
-        answers = forwarder.stream(request, _forwarded(call, model))
+    async with gate.passed(call.method, credential, call.end, model) as (live, identity):
+        answers = forwarder.stream(request, _forwarded(call, identity, model))
         async with aclosing(live.relayed(answers)) as relayed:
             async for answer in relayed:
                 yield answer
 
 
-def _forwarded(call: Call, model: str | None) -> ForwardedCall:
-    return ForwardedCall(call.method, call.request_id, call.time_remaining(), model)
+def _forwarded(call: Call, identity: Identity, model: str | None) -> ForwardedCall:
+    return ForwardedCall(call.method, identity, call.request_id, call.time_remaining(), model)

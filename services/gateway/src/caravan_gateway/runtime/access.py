@@ -8,7 +8,7 @@ from caravan_gateway.domain.authenticator import Authenticator
 from caravan_gateway.domain.authorizer import Authorizer
 from caravan_gateway.domain.decision import DEPLOYMENT, model_resource
 from caravan_gateway.domain.models import ModelCatalog
-from caravan_gateway.domain.principal import Credential
+from caravan_gateway.domain.principal import Credential, Identity
 from caravan_gateway.runtime.live_calls import EndCall, LiveCall, LiveCalls
 
 
@@ -34,8 +34,8 @@ class AccessGate:
         authorization: str | None,
         end_call: EndCall,
         model: str | None = None,
-    ) -> AsyncGenerator[LiveCall, None]:
-        """The body runs for a caller that may.
+    ) -> AsyncGenerator[tuple[LiveCall, Identity], None]:
+        """The body runs for a caller that may, and is told who that is.
 
         Args:
             method: full name of the method.
@@ -49,9 +49,9 @@ class AccessGate:
         with self._live_calls.track(end_call) as live:
             credential = Credential.parse(authorization)
             identity = await self._authenticator.authenticate(credential)
-            live.bind(credential, identity.key_id)
+            live.bind(credential, identity)
             resource = DEPLOYMENT
             if model is not None:
                 resource = model_resource(self._catalog.resolve(model) or model)
             await require_access(self._authorizer, identity, method, resource)
-            yield live
+            yield live, identity

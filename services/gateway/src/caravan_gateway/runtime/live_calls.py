@@ -11,7 +11,7 @@ from caravan_gateway.domain.errors import (
     ReaderStalledError,
     TooManyCallsError,
 )
-from caravan_gateway.domain.principal import Credential
+from caravan_gateway.domain.principal import Credential, Identity
 
 T = TypeVar("T")
 
@@ -32,12 +32,17 @@ class LiveCall:
         self._client_since_s: float | None = None
         self.error: GatewayError | None = None
         self.credential: Credential | None = None
-        self.key_id: str | None = None
+        self.identity: Identity | None = None
 
-    def bind(self, credential: Credential, key_id: str) -> None:
+    @property
+    def key_id(self) -> str | None:
+        """The key that was used, once that is known."""
+        return None if self.identity is None else self.identity.key_id
+
+    def bind(self, credential: Credential, identity: Identity) -> None:
         """From now on the call ends when the key is revoked."""
         self.credential = credential
-        self.key_id = key_id
+        self.identity = identity
 
     def end(self, error: GatewayError) -> None:
         """Cancels the call's task and lets the client have `error`; the first reason counts."""
@@ -69,8 +74,23 @@ class LiveCalls:
     """All calls in progress. Owned by the event loop."""
 
     def __init__(
-        self, *, max_calls: int, reader_stall_s: float, clock: Callable[[], float]
+        self,
+        *,
+        max_calls: int,
+        reader_stall_s: float,
+        clock: Callable[[], float],
+        num_open: Callable[[], int] = lambda: 0,
     ) -> None:
+        """Begins empty.
+
+        Args:
+            max_calls: most calls at once.
+            reader_stall_s: seconds that a client may leave its stream unread; 0 is for ever.
+            clock: monotonic, in seconds.
+            num_open: calls that the server holds, among them those that are over here and whose
+                clients do not read their end.
+        """
+        self._num_open = num_open
         self._max_calls = max_calls
         self._reader_stall_s = reader_stall_s
         self._clock = clock
@@ -97,7 +117,7 @@ class LiveCalls:
         """Counts a call in; done by the call itself."""
         if self._draining:
             raise DrainingError
-        if len(self._calls) >= self._max_calls:
+        if max(len(self._calls) + 1, self._num_open()) > self._max_calls:
             raise TooManyCallsError(self._max_calls)
         self._calls.add(call)
         self._idle.clear()
