@@ -84,7 +84,9 @@ class StatsWatch:
             self._latest.pop(worker_id, None)
         for worker_id, port in ports.items():
             if worker_id not in self._tasks:
-                self._tasks[worker_id] = asyncio.create_task(self._watch(worker_id, port))
+                task = asyncio.create_task(self._watch(worker_id, port))
+                task.add_done_callback(_log_crash)
+                self._tasks[worker_id] = task
 
     async def _watch(self, worker_id: str, port: int) -> None:
         while True:
@@ -95,3 +97,8 @@ class StatsWatch:
                     async for answer in stub.WatchStats(worker_pb.WatchStatsRequest()):
                         self._latest[worker_id] = answer.stats
             await asyncio.sleep(_RETRY_S)
+
+
+def _log_crash(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        _log.error("the numbers of a worker are lost", exc_info=task.exception())

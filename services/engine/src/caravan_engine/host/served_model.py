@@ -195,16 +195,20 @@ class ServedModel:
         self._abandoned.set()
         self._load.cancel()
         await asyncio.wait({self._load})
-        ended = 0
-        if self._supervisor is not None:
-            ended = await self._supervisor.stop(self._tools.drain, timeout_s)
+        try:
+            if self._supervisor is None:
+                return 0
+            return await self._supervisor.stop(self._tools.drain, timeout_s)
+        finally:
+            self._note_unloaded()
+
+    def _note_unloaded(self) -> None:
         self._tools.budget.release(self.file.name)
         if self._failure is None and not self._progress.closed:
             self._failure = LoadAbandonedError(self.file.name)
         self._progress.close()
         self._ended = True
         self._on_change()
-        return ended
 
     def _report(self, progress: Progress) -> None:
         self._publish(phase=progress.phase, fraction=progress.fraction)

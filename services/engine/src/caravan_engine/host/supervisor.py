@@ -124,6 +124,7 @@ class Supervisor:
     def start(self) -> None:
         """Begins to supervise, in a task of its own."""
         self._task = asyncio.create_task(self._run(), name=f"supervisor-{self._name}")
+        self._task.add_done_callback(self._note_crash)
 
     async def stop(self, drain: Drain, timeout_s: float) -> int:
         """Drains the worker, if one is ready, and ends it; returns how many requests were ended.
@@ -236,6 +237,13 @@ class Supervisor:
     def _fail_start(self, failure: StartFailure) -> None:
         self._failure = failure
         self._become(replace(self._status, detail=failure.message))
+
+    def _note_crash(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            _log.critical("supervision crashed", extra={"worker": self._name}, exc_info=error)
+            self._fail_start(StartFailure(Reason.INTERNAL, "its supervision crashed"))
+            self._give_up()
 
     def _give_up(self) -> None:
         self._become(self._without_process(ReplicaState.FAILED))

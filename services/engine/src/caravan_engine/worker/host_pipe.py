@@ -40,7 +40,7 @@ class HostPipe:
                     return
                 self._last = event
             try:
-                os.write(self._fd, encode(event))  # shorter than PIPE_BUF, so never torn
+                os.write(self._fd, encode(event))
             except OSError:
                 self._on_host_gone()
 

@@ -242,3 +242,23 @@ async def test_a_program_that_cannot_be_started_counts_as_a_failed_start():
         await failed.wait()
 
     assert "could not be started" in supervisor.status.detail
+
+
+async def test_a_fault_of_our_own_while_starting_is_told_and_not_retried():
+    async def launch(_worker_id):
+        raise ZeroDivisionError
+
+    failed = asyncio.Event()
+    supervisor = Supervisor(
+        "faulty",
+        launch,
+        policy=RestartPolicy(RestartRules(initial_backoff_s=0.01)),
+        times=SupervisorTimes(),
+        on_change=lambda: failed.set() if supervisor.status.state is ReplicaState.FAILED else None,
+        on_progress=print,
+    )
+    supervisor.start()
+    async with asyncio.timeout(20):
+        await failed.wait()
+
+    assert supervisor.failure.reason is Reason.INTERNAL
