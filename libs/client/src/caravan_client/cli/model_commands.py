@@ -84,7 +84,7 @@ def unload(
 ) -> None:
     """Let a model's running requests finish, and free its memory."""
     with open_session(context, connection) as session:
-        with session.output.waiting(f"waiting for the requests of {model}"):
+        with session.output.working(f"letting the requests of {model} finish"):
             result = session.client.models.unload(model, drain_timeout_s=drain)
         if session.output.as_json:
             session.output.document(result)
@@ -109,14 +109,21 @@ def _tell(steps: Iterable[LoadProgress], output: Output) -> LoadProgress | None:
 def _draw(steps: Iterable[LoadProgress], output: Output) -> LoadProgress | None:
     """A progress bar, for a person."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
 
     last: LoadProgress | None = None
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("connecting", total=1.0)
+    progress = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
+    with progress:
+        task = progress.add_task("connecting", total=None)
         for last in steps:
-            progress.update(task, description=_phase_text(last), completed=last.fraction)
+            progress.update(task, description=_phase_text(last), total=1.0, completed=last.fraction)
     return last
 
 

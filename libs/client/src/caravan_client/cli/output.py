@@ -74,6 +74,13 @@ class Output:
             table.add_row(*(Text(one_line(cell)) for cell in row))
         self._console().print(table)
 
+    def styled(self, *parts: tuple[str, str]) -> None:
+        """Prints one line of a result in parts, each with its style, which a pipe does not get."""
+        from rich.text import Text
+
+        line = Text.assemble(*((harmless(text), style) for text, style in parts))
+        self._console().print(line, soft_wrap=True)
+
     @contextmanager
     def waiting(self, text: str) -> Iterator[None]:
         """Shows that something is awaited, to a person."""
@@ -84,6 +91,23 @@ class Output:
         from rich.text import Text
 
         with Console(stderr=True).status(Text(text, style="dim")):
+            yield
+
+    @contextmanager
+    def working(self, text: str) -> Iterator[None]:
+        """Like `waiting`, for what may take minutes: with the time that has passed."""
+        if not self.interactive or self.as_json:
+            yield
+            return
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False))
+        progress = Progress(
+            *columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True
+        )
+        with progress:
+            progress.add_task(one_line(text), total=None)
             yield
 
     def _console(self) -> "Console":
