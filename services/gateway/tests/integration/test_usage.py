@@ -1,6 +1,7 @@
 import asyncio
 import os
 import signal
+import sqlite3
 import sys
 
 import grpc.aio
@@ -188,7 +189,7 @@ async def test_records_survive_kill_nine(
         await _eventually(lambda: client.generate())
         for _ in range(9):
             await client.generate()
-        await asyncio.sleep(0.3)
+        await until(lambda: _num_spooled(home) == 10, "the spool")
     finally:
         process.send_signal(signal.SIGKILL)
         await process.wait()
@@ -200,6 +201,14 @@ async def test_records_survive_kill_nine(
     finally:
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 0
+
+
+def _num_spooled(home):
+    connection = sqlite3.connect(f"file:{home}/gateway/usage.db?mode=ro", uri=True)
+    try:
+        return connection.execute("SELECT count(*) FROM records").fetchone()[0]
+    finally:
+        connection.close()
 
 
 class _Port:
