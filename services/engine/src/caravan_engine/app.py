@@ -91,7 +91,8 @@ class EngineApp:
             CaravanError: the data directory, the certificates or a port can't be used.
         """
         data = self._resources.enter_context(DataDirectory.open(self._settings.home, SERVICE))
-        self._settings.model_directory.mkdir(parents=True, exist_ok=True)
+        if self._settings.models.directory is None:  # another folder is somebody else's
+            self._settings.model_directory.mkdir(parents=True, exist_ok=True)
         manager = self._make_manager(data.path)
         self._manager = manager
         await manager.refresh()
