@@ -120,6 +120,8 @@ class GenerateRequest(_message.Message):
     IGNORE_EOS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    CHOICE_COUNT_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name or alias of a model, see `caravan.model.v1.ModelService/ListModels`."""
     text: _builtins.str
@@ -133,6 +135,10 @@ class GenerateRequest(_message.Message):
     priority: _builtins.int
     """0 to 100, more is sooner: 100 admin, 50 premium, 10 default, 1 background. Capped by the caller's
     role. 10 when unset.
+    """
+    choice_count: _builtins.int
+    """How many texts to generate from the one input, 1 to 16; 1 when unset. They share its
+    computation.
     """
     @_builtins.property
     def token_ids(self) -> Global___TokenIds:
@@ -154,8 +160,12 @@ class GenerateRequest(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free marks copied into the usage record. At most 16, keys of 1 to 63 and values of up to 255
         bytes.
-        12 to 20 are kept for: choice_count, logprobs, session_id, constraint (json_schema, regex,
-        grammar, choice), tools.
+        """
+
+    @_builtins.property
+    def logprobs(self) -> Global___LogprobOptions:
+        """Log-probabilities of the generated tokens; none when unset.
+        14 to 20 are kept for: session_id, constraint (json_schema, regex, grammar, choice), tools.
         """
 
     def __init__(
@@ -172,11 +182,17 @@ class GenerateRequest(_message.Message):
         ignore_eos: _builtins.bool = ...,
         priority: _builtins.int | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        choice_count: _builtins.int | None = ...,
+        logprobs: Global___LogprobOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "_priority", b"_priority", "_seed", b"_seed", "chat", b"chat", "input", b"input", "max_output_tokens", b"max_output_tokens", "priority", b"priority", "sampling", b"sampling", "seed", b"seed", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_choice_count", b"_choice_count", "_logprobs", b"_logprobs", "_max_output_tokens", b"_max_output_tokens", "_priority", b"_priority", "_seed", b"_seed", "chat", b"chat", "choice_count", b"choice_count", "input", b"input", "logprobs", b"logprobs", "max_output_tokens", b"max_output_tokens", "priority", b"priority", "sampling", b"sampling", "seed", b"seed", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "_priority", b"_priority", "_seed", b"_seed", "chat", b"chat", "ignore_eos", b"ignore_eos", "input", b"input", "labels", b"labels", "max_output_tokens", b"max_output_tokens", "model", b"model", "priority", b"priority", "sampling", b"sampling", "seed", b"seed", "stop", b"stop", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_choice_count", b"_choice_count", "_logprobs", b"_logprobs", "_max_output_tokens", b"_max_output_tokens", "_priority", b"_priority", "_seed", b"_seed", "chat", b"chat", "choice_count", b"choice_count", "ignore_eos", b"ignore_eos", "input", b"input", "labels", b"labels", "logprobs", b"logprobs", "max_output_tokens", b"max_output_tokens", "model", b"model", "priority", b"priority", "sampling", b"sampling", "seed", b"seed", "stop", b"stop", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__choice_count: _TypeAlias = _typing.Literal["choice_count"]  # noqa: Y015
+    _WhichOneofArgType__choice_count: _TypeAlias = _typing.Literal["_choice_count", b"_choice_count"]  # noqa: Y015
+    _WhichOneofReturnType__logprobs: _TypeAlias = _typing.Literal["logprobs"]  # noqa: Y015
+    _WhichOneofArgType__logprobs: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs"]  # noqa: Y015
     _WhichOneofReturnType__max_output_tokens: _TypeAlias = _typing.Literal["max_output_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_output_tokens: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens"]  # noqa: Y015
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
@@ -185,6 +201,10 @@ class GenerateRequest(_message.Message):
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["text", "token_ids", "chat"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__choice_count) -> _WhichOneofReturnType__choice_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__logprobs) -> _WhichOneofReturnType__logprobs | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_output_tokens) -> _WhichOneofReturnType__max_output_tokens | None: ...
     @_typing.overload
@@ -195,6 +215,30 @@ class GenerateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
+
+@_typing.final
+class LogprobOptions(_message.Message):
+    """LogprobOptions asks for log-probabilities: the log-softmax of the model's raw logits, before bias,
+    penalties and temperature.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOP_COUNT_FIELD_NUMBER: _builtins.int
+    top_count: _builtins.int
+    """How many of the most probable tokens to name at each position beside the chosen one. 0 to 20."""
+    def __init__(
+        self,
+        *,
+        top_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["top_count", b"top_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogprobOptions: _TypeAlias = LogprobOptions  # noqa: Y015
 
 @_typing.final
 class TokenIds(_message.Message):
@@ -272,8 +316,10 @@ Global___ChatMessage: _TypeAlias = ChatMessage  # noqa: Y015
 
 @_typing.final
 class SamplingOptions(_message.Message):
-    """SamplingOptions says how each token is chosen from the model's distribution. The order is
-    logit bias, penalties, top-k, top-p, min-p, temperature, draw. Unset fields take the default.
+    """SamplingOptions says how each token is chosen from the model's distribution. The order is logit
+    bias, penalties, DRY, top-k, typical, top-p, min-p, XTC, temperature, draw; with mirostat: logit
+    bias, penalties, DRY, temperature, mirostat. Unset fields take the default. All samplers but
+    greedy see the best 1024 tokens at most.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -307,6 +353,10 @@ class SamplingOptions(_message.Message):
     PRESENCE_PENALTY_FIELD_NUMBER: _builtins.int
     PENALTY_LAST_N_FIELD_NUMBER: _builtins.int
     LOGIT_BIAS_FIELD_NUMBER: _builtins.int
+    TYPICAL_P_FIELD_NUMBER: _builtins.int
+    DRY_FIELD_NUMBER: _builtins.int
+    XTC_FIELD_NUMBER: _builtins.int
+    MIROSTAT_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
     """0 takes the most probable token (greedy); higher is more random. 0 to 5, default 0.8."""
     top_k: _builtins.int
@@ -325,9 +375,27 @@ class SamplingOptions(_message.Message):
     """How many last tokens of input and output the penalties look at. 0 turns them off; at most 8192,
     default 64.
     """
+    typical_p: _builtins.float
+    """Keep the tokens whose surprise is closest to the expected one, until they sum to this. Above 0 to
+    1, default 1 (off).
+    """
     @_builtins.property
     def logit_bias(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
         """Added to the logits of these token ids. -100 to 100, at most 1024 entries."""
+
+    @_builtins.property
+    def dry(self) -> Global___DryOptions:
+        """Penalize what would repeat a sequence seen before; off when unset."""
+
+    @_builtins.property
+    def xtc(self) -> Global___XtcOptions:
+        """Now and then drop the most probable tokens; off when unset."""
+
+    @_builtins.property
+    def mirostat(self) -> Global___MirostatOptions:
+        """Steer towards a level of surprise in place of top-k, typical, top-p, min-p and XTC; off when
+        unset.
+        """
 
     def __init__(
         self,
@@ -341,10 +409,14 @@ class SamplingOptions(_message.Message):
         presence_penalty: _builtins.float | None = ...,
         penalty_last_n: _builtins.int | None = ...,
         logit_bias: _abc.Mapping[_builtins.int, _builtins.float] | None = ...,
+        typical_p: _builtins.float | None = ...,
+        dry: Global___DryOptions | None = ...,
+        xtc: Global___XtcOptions | None = ...,
+        mirostat: Global___MirostatOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_min_p", b"_min_p", "_penalty_last_n", b"_penalty_last_n", "_presence_penalty", b"_presence_penalty", "_repeat_penalty", b"_repeat_penalty", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "min_p", b"min_p", "penalty_last_n", b"penalty_last_n", "presence_penalty", b"presence_penalty", "repeat_penalty", b"repeat_penalty", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_min_p", b"_min_p", "_penalty_last_n", b"_penalty_last_n", "_presence_penalty", b"_presence_penalty", "_repeat_penalty", b"_repeat_penalty", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "_typical_p", b"_typical_p", "dry", b"dry", "frequency_penalty", b"frequency_penalty", "min_p", b"min_p", "mirostat", b"mirostat", "penalty_last_n", b"penalty_last_n", "presence_penalty", b"presence_penalty", "repeat_penalty", b"repeat_penalty", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p", "typical_p", b"typical_p", "xtc", b"xtc"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_min_p", b"_min_p", "_penalty_last_n", b"_penalty_last_n", "_presence_penalty", b"_presence_penalty", "_repeat_penalty", b"_repeat_penalty", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "logit_bias", b"logit_bias", "min_p", b"min_p", "penalty_last_n", b"penalty_last_n", "presence_penalty", b"presence_penalty", "repeat_penalty", b"repeat_penalty", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_min_p", b"_min_p", "_penalty_last_n", b"_penalty_last_n", "_presence_penalty", b"_presence_penalty", "_repeat_penalty", b"_repeat_penalty", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "_typical_p", b"_typical_p", "dry", b"dry", "frequency_penalty", b"frequency_penalty", "logit_bias", b"logit_bias", "min_p", b"min_p", "mirostat", b"mirostat", "penalty_last_n", b"penalty_last_n", "presence_penalty", b"presence_penalty", "repeat_penalty", b"repeat_penalty", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p", "typical_p", b"typical_p", "xtc", b"xtc"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__frequency_penalty: _TypeAlias = _typing.Literal["frequency_penalty"]  # noqa: Y015
     _WhichOneofArgType__frequency_penalty: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty"]  # noqa: Y015
@@ -362,6 +434,8 @@ class SamplingOptions(_message.Message):
     _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
     _WhichOneofReturnType__top_p: _TypeAlias = _typing.Literal["top_p"]  # noqa: Y015
     _WhichOneofArgType__top_p: _TypeAlias = _typing.Literal["_top_p", b"_top_p"]  # noqa: Y015
+    _WhichOneofReturnType__typical_p: _TypeAlias = _typing.Literal["typical_p"]  # noqa: Y015
+    _WhichOneofArgType__typical_p: _TypeAlias = _typing.Literal["_typical_p", b"_typical_p"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__frequency_penalty) -> _WhichOneofReturnType__frequency_penalty | None: ...
     @_typing.overload
@@ -378,8 +452,124 @@ class SamplingOptions(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top_k) -> _WhichOneofReturnType__top_k | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top_p) -> _WhichOneofReturnType__top_p | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__typical_p) -> _WhichOneofReturnType__typical_p | None: ...
 
 Global___SamplingOptions: _TypeAlias = SamplingOptions  # noqa: Y015
+
+@_typing.final
+class DryOptions(_message.Message):
+    """DryOptions penalizes repeated sequences by multiplier * base ^ (length - allowed_length)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MULTIPLIER_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
+    ALLOWED_LENGTH_FIELD_NUMBER: _builtins.int
+    PENALTY_LAST_N_FIELD_NUMBER: _builtins.int
+    SEQUENCE_BREAKERS_FIELD_NUMBER: _builtins.int
+    multiplier: _builtins.float
+    """Strength. 0 to 5; 0 is off."""
+    base: _builtins.float
+    """Growth with the length of the repetition. 1 to 4, default 1.75."""
+    allowed_length: _builtins.int
+    """Longest repetition that costs nothing. 0 to 100, default 2."""
+    penalty_last_n: _builtins.int
+    """How many last tokens are searched. 0 to 8192, default 1024."""
+    @_builtins.property
+    def sequence_breakers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Texts across which nothing counts as repeated. At most 16, of 1 to 40 bytes each; newline, colon,
+        quote and asterisk when empty.
+        """
+
+    def __init__(
+        self,
+        *,
+        multiplier: _builtins.float = ...,
+        base: _builtins.float | None = ...,
+        allowed_length: _builtins.int | None = ...,
+        penalty_last_n: _builtins.int | None = ...,
+        sequence_breakers: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allowed_length", b"_allowed_length", "_base", b"_base", "_penalty_last_n", b"_penalty_last_n", "allowed_length", b"allowed_length", "base", b"base", "penalty_last_n", b"penalty_last_n"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allowed_length", b"_allowed_length", "_base", b"_base", "_penalty_last_n", b"_penalty_last_n", "allowed_length", b"allowed_length", "base", b"base", "multiplier", b"multiplier", "penalty_last_n", b"penalty_last_n", "sequence_breakers", b"sequence_breakers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__allowed_length: _TypeAlias = _typing.Literal["allowed_length"]  # noqa: Y015
+    _WhichOneofArgType__allowed_length: _TypeAlias = _typing.Literal["_allowed_length", b"_allowed_length"]  # noqa: Y015
+    _WhichOneofReturnType__base: _TypeAlias = _typing.Literal["base"]  # noqa: Y015
+    _WhichOneofArgType__base: _TypeAlias = _typing.Literal["_base", b"_base"]  # noqa: Y015
+    _WhichOneofReturnType__penalty_last_n: _TypeAlias = _typing.Literal["penalty_last_n"]  # noqa: Y015
+    _WhichOneofArgType__penalty_last_n: _TypeAlias = _typing.Literal["_penalty_last_n", b"_penalty_last_n"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__allowed_length) -> _WhichOneofReturnType__allowed_length | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__base) -> _WhichOneofReturnType__base | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__penalty_last_n) -> _WhichOneofReturnType__penalty_last_n | None: ...
+
+Global___DryOptions: _TypeAlias = DryOptions  # noqa: Y015
+
+@_typing.final
+class XtcOptions(_message.Message):
+    """XtcOptions excludes top choices."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROBABILITY_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    probability: _builtins.float
+    """How often. 0 to 1; 0 is off."""
+    threshold: _builtins.float
+    """Tokens at least this probable may be dropped, all but the least of them. 0 to 0.5, default 0.1."""
+    def __init__(
+        self,
+        *,
+        probability: _builtins.float = ...,
+        threshold: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "threshold", b"threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "probability", b"probability", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
+    _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold) -> _WhichOneofReturnType__threshold | None: ...
+
+Global___XtcOptions: _TypeAlias = XtcOptions  # noqa: Y015
+
+@_typing.final
+class MirostatOptions(_message.Message):
+    """MirostatOptions is Mirostat version 2."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAU_FIELD_NUMBER: _builtins.int
+    ETA_FIELD_NUMBER: _builtins.int
+    tau: _builtins.float
+    """Wanted surprise, in bits. Above 0 to 20, default 5."""
+    eta: _builtins.float
+    """How fast to correct. Above 0 to 1, default 0.1."""
+    def __init__(
+        self,
+        *,
+        tau: _builtins.float | None = ...,
+        eta: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_eta", b"_eta", "_tau", b"_tau", "eta", b"eta", "tau", b"tau"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eta", b"_eta", "_tau", b"_tau", "eta", b"eta", "tau", b"tau"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__eta: _TypeAlias = _typing.Literal["eta"]  # noqa: Y015
+    _WhichOneofArgType__eta: _TypeAlias = _typing.Literal["_eta", b"_eta"]  # noqa: Y015
+    _WhichOneofReturnType__tau: _TypeAlias = _typing.Literal["tau"]  # noqa: Y015
+    _WhichOneofArgType__tau: _TypeAlias = _typing.Literal["_tau", b"_tau"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__eta) -> _WhichOneofReturnType__eta | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tau) -> _WhichOneofReturnType__tau | None: ...
+
+Global___MirostatOptions: _TypeAlias = MirostatOptions  # noqa: Y015
 
 @_typing.final
 class GenerateResponse(_message.Message):
@@ -438,6 +628,7 @@ class Choice(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     STOP_STRING_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Its place among the choices, from 0."""
     text: _builtins.str
@@ -450,6 +641,10 @@ class Choice(_message.Message):
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Its tokens, those of a stop string included."""
 
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprobs]:
+        """One for each token, where asked for."""
+
     def __init__(
         self,
         *,
@@ -458,10 +653,11 @@ class Choice(_message.Message):
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         finish_reason: Global___FinishReason.ValueType = ...,
         stop_string: _builtins.str | None = ...,
+        logprobs: _abc.Iterable[Global___TokenLogprobs] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_stop_string", b"_stop_string", "stop_string", b"stop_string"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stop_string", b"_stop_string", "finish_reason", b"finish_reason", "index", b"index", "stop_string", b"stop_string", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stop_string", b"_stop_string", "finish_reason", b"finish_reason", "index", b"index", "logprobs", b"logprobs", "stop_string", b"stop_string", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__stop_string: _TypeAlias = _typing.Literal["stop_string"]  # noqa: Y015
     _WhichOneofArgType__stop_string: _TypeAlias = _typing.Literal["_stop_string", b"_stop_string"]  # noqa: Y015
@@ -567,6 +763,7 @@ class Delta(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     TOKEN_OFFSET_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     choice_index: _builtins.int
     """Which choice."""
     text: _builtins.str
@@ -577,6 +774,10 @@ class Delta(_message.Message):
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The new tokens."""
 
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprobs]:
+        """One for each token, where asked for."""
+
     def __init__(
         self,
         *,
@@ -584,14 +785,73 @@ class Delta(_message.Message):
         text: _builtins.str = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         token_offset: _builtins.int = ...,
+        logprobs: _abc.Iterable[Global___TokenLogprobs] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice_index", b"choice_index", "text", b"text", "token_ids", b"token_ids", "token_offset", b"token_offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice_index", b"choice_index", "logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids", "token_offset", b"token_offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Delta: _TypeAlias = Delta  # noqa: Y015
+
+@_typing.final
+class TokenLogprobs(_message.Message):
+    """TokenLogprobs is how probable a generated token was, and what else could have been."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOGPROB_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    logprob: _builtins.float
+    """Log-probability of the generated token."""
+    @_builtins.property
+    def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
+        """The most probable tokens, best first."""
+
+    def __init__(
+        self,
+        *,
+        logprob: _builtins.float = ...,
+        top: _abc.Iterable[Global___TokenLogprob] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprob", b"logprob", "top", b"top"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenLogprobs: _TypeAlias = TokenLogprobs  # noqa: Y015
+
+@_typing.final
+class TokenLogprob(_message.Message):
+    """TokenLogprob is one token and its log-probability."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    LOGPROB_FIELD_NUMBER: _builtins.int
+    token_id: _builtins.int
+    """The token."""
+    text: _builtins.str
+    """Its text; a part of a character that isn't text by itself shows as U+FFFD."""
+    logprob: _builtins.float
+    """Its log-probability."""
+    def __init__(
+        self,
+        *,
+        token_id: _builtins.int = ...,
+        text: _builtins.str = ...,
+        logprob: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprob", b"logprob", "text", b"text", "token_id", b"token_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenLogprob: _TypeAlias = TokenLogprob  # noqa: Y015
 
 @_typing.final
 class Finished(_message.Message):
