@@ -1,0 +1,66 @@
+// Calls Caravan and prints one line of JSON for each scenario that it is told to play: stream,
+// cancel, refuse, retry. The text of a stream goes to standard error as it comes.
+import process from "node:process";
+
+import { connect, explain, generate, stream, streamSome } from "./caravan.js";
+import { FinishReasonSchema } from "./gen/caravan/inference/v1/generation_pb.js";
+
+const MODEL = "bundled";
+const TIMEOUT_MS = 30_000;
+
+const scenarios = {
+  async stream(client) {
+    const show = (text) => process.stderr.write(text);
+    const result = await stream(client, request(32), { show, timeoutMs: TIMEOUT_MS });
+    return {
+      request_id: result.requestId,
+      text: result.text,
+      finish_reason: nameOf(result.finishReason),
+      output_tokens: result.outputTokens,
+    };
+  },
+
+  async cancel(client) {
+    const long = { ...request(100_000), ignoreEos: true };
+    const result = await streamSome(client, long, { deltas: 3, timeoutMs: TIMEOUT_MS });
+    return { request_id: result.requestId, finish_reason: nameOf(result.finishReason) };
+  },
+
+  async refuse(client) {
+    const wrong = request(8);
+    wrong.sampling.topP = 2;
+    await client.generate(wrong, { timeoutMs: TIMEOUT_MS });
+    return {};
+  },
+
+  async retry(client) {
+    const refusals = [];
+    const refused = (refusal) => refusals.push(describe(refusal));
+    const response = await generate(client, request(8), { refused, timeoutMs: TIMEOUT_MS });
+    return { text: response.choices[0].text, refusals };
+  },
+};
+
+function request(maxOutputTokens) {
+  return {
+    model: MODEL,
+    input: { case: "text", value: "Once upon a time" },
+    maxOutputTokens,
+    sampling: { temperature: 0 },
+  };
+}
+
+function nameOf(finishReason) {
+  return FinishReasonSchema.value[finishReason].name;
+}
+
+function describe({ code, reason, message, violations, retryAfterMs }) {
+  const fields = violations.map((violation) => violation.field);
+  return { code, reason, message, fields, retry_after_ms: retryAfterMs };
+}
+
+const client = connect(process.env.CARAVAN_ADDRESS, process.env.CARAVAN_API_KEY);
+for (const name of process.argv.slice(2)) {
+  const result = await scenarios[name](client).catch((error) => ({ failure: describe(explain(error)) }));
+  console.log(JSON.stringify({ scenario: name, ...result }));
+}
