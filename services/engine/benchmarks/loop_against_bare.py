@@ -50,15 +50,16 @@ def main() -> None:
 
 def _compare(backend: LlamaCppBackend, prompts: list[tuple[int, ...]], rounds: int) -> None:
     _bare(backend, prompts[:1])  # warm up
-    bare, engine, ttfts = [], [], []
+    bare, engine, ttfts, inside = [], [], [], []
     for number in range(rounds):
         for run_bare in (True, False) if number % 2 == 0 else (False, True):
             if run_bare:
                 bare.append(_bare(backend, prompts))
             else:
-                seconds, ttft = asyncio.run(_engine(backend, prompts))
+                seconds, ttft, decode_s = asyncio.run(_engine(backend, prompts))
                 engine.append(seconds)
                 ttfts.append(ttft)
+                inside.append(decode_s / seconds)
     total = _CLIENTS * _OUTPUT
     for name, seconds in (("bare", bare), ("engine", engine)):
         listed = " ".join(f"{each:.2f}" for each in seconds)
@@ -66,6 +67,7 @@ def _compare(backend: LlamaCppBackend, prompts: list[tuple[int, ...]], rounds: i
     ratios = [each / own for each, own in zip(bare, engine, strict=True)]
     print(f"engine / bare throughput: median {statistics.median(ratios):.3f} of {ratios}")
     print(f"engine TTFT p50: {statistics.median(ttfts):.2f} s")
+    print(f"engine time inside llama_decode: {statistics.median(inside):.2%}")
 
 
 def _bare(backend: LlamaCppBackend, prompts: list[tuple[int, ...]]) -> float:
@@ -85,7 +87,9 @@ def _bare(backend: LlamaCppBackend, prompts: list[tuple[int, ...]]) -> float:
     return seconds
 
 
-async def _engine(backend: LlamaCppBackend, prompts: list[tuple[int, ...]]) -> tuple[float, float]:
+async def _engine(
+    backend: LlamaCppBackend, prompts: list[tuple[int, ...]]
+) -> tuple[float, float, float]:
     engine = EngineLoop(
         backend,
         SchedulerLimits(
@@ -98,8 +102,9 @@ async def _engine(backend: LlamaCppBackend, prompts: list[tuple[int, ...]]) -> t
     started = time.perf_counter()
     ttfts = await asyncio.gather(*(_read(engine, prompt) for prompt in prompts))
     seconds = time.perf_counter() - started
+    decode_s = engine.stats().decode_s
     await asyncio.to_thread(engine.stop)
-    return seconds, statistics.median(ttfts)
+    return seconds, statistics.median(ttfts), decode_s
 
 
 async def _read(engine: EngineLoop, prompt: tuple[int, ...]) -> float:

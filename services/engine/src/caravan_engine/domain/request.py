@@ -59,6 +59,18 @@ class GenerationRequest:
                 yield FieldViolation(f"stop[{index}]", f"must have 1 to {MAX_STOP_BYTES} bytes")
 
 
+def check_token_ids(token_ids: Sequence[int], vocabulary: Vocabulary) -> None:
+    """Refuses what isn't a token.
+
+    Raises:
+        TokenOutOfRangeError: for an id outside the vocabulary.
+    """
+    size = vocabulary.size
+    for index, token_id in enumerate(token_ids):
+        if not 0 <= token_id < size:
+            raise TokenOutOfRangeError(index=index, token_id=token_id, vocabulary_size=size)
+
+
 def check_client_tokens(token_ids: Sequence[int], vocabulary: Vocabulary) -> None:
     """Refuses what a client may not put into a tokenized input.
 

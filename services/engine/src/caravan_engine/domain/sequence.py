@@ -93,5 +93,6 @@ class Sequence:
         self.tokens.append(token)
         self.sampler.accept(token)
         self.num_failures = 0
-        self.times.first_token = self.times.first_token or now
+        if self.times.first_token is None:
+            self.times.first_token = now
         self.times.last_token = now
