@@ -71,6 +71,11 @@ def traceparent_of(span: Span) -> str:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{sampled:02x}"
 
 
+def trace_metadata(traceparent: str) -> tuple[tuple[str, str], ...]:
+    """The metadata that says it; none where there is no trace."""
+    return ((TRACEPARENT_KEY, traceparent),) if traceparent else ()
+
+
 @dataclass(frozen=True, slots=True)
 class CallTracing:
     """How a process traces its calls.
@@ -85,20 +90,22 @@ class CallTracing:
     starts_traces: bool = False
 
     @contextmanager
-    def client_span(self, method: str) -> Iterator[tuple[tuple[str, str], ...]]:
+    def client_span(self, method: str, *, name: str = "") -> Iterator[str]:
         """Traces a call to another service, as a part of what is going on here.
 
-        Yields the metadata to send along; there is none outside of any trace. Let the call's own
-        exception pass through.
+        Yields the `traceparent` to send along, empty outside of any trace. Let the call's own
+        exception pass through. The span is named after the method where no name is given.
         """
         if not get_current_span().get_span_context().is_valid:
-            yield ()
+            yield ""
             return
         span = self.tracer.start_span(
-            method, kind=SpanKind.CLIENT, attributes={"rpc.system": "grpc", "rpc.method": method}
+            name or method,
+            kind=SpanKind.CLIENT,
+            attributes={"rpc.system": "grpc", "rpc.method": method},
         )
         try:
-            yield ((TRACEPARENT_KEY, traceparent_of(span)),)
+            yield traceparent_of(span)
         except BaseException as error:
             note_client_failure(span, error)
             raise

@@ -17,10 +17,11 @@ from caravan.gateway.v1 import gateway_admin_service_pb2 as gateway_pb
 from caravan.inference.v1 import inference_service_pb2 as inference_pb
 from caravan.model.v1 import model_service_pb2 as model_pb
 from caravan.policy.v1 import policy_admin_service_pb2 as policy_pb
+from caravan.telemetry.v1 import trace_query_service_pb2 as trace_query_pb
 from caravan_gateway.clients.convert import usage_to
 from caravan_gateway.clients.engine_hosts import EngineHosts
 from caravan_gateway.clients.failures import outcome_of
-from caravan_gateway.clients.forwarding import PolicyForwarder
+from caravan_gateway.clients.forwarding import ServiceForwarder
 from caravan_gateway.clients.policy_client import PolicyClient
 from caravan_gateway.clients.policy_watch import PolicyWatch
 from caravan_gateway.clients.telemetry_client import TelemetryClient
@@ -46,7 +47,9 @@ from caravan_gateway.rpc.gateway_admin_servicer import GatewayAdminServicer
 from caravan_gateway.rpc.inference_servicer import InferenceServicer
 from caravan_gateway.rpc.model_servicer import ModelServicer
 from caravan_gateway.rpc.policy_admin_servicer import PolicyAdminServicer
+from caravan_gateway.rpc.trace_query_servicer import TraceQueryServicer
 from caravan_gateway.runtime.access import AccessGate
+from caravan_gateway.runtime.call_spans import CallSpans
 from caravan_gateway.runtime.gateway_status import Dependency, GatewayStatus
 from caravan_gateway.runtime.inference_pipeline import InferencePipeline
 from caravan_gateway.runtime.live_calls import LiveCalls
@@ -56,7 +59,9 @@ from caravan_gateway.storage.usage_spool import SqliteSpool
 from caravan_obskit.instruments import Instruments
 from caravan_obskit.logging import configure_logging
 from caravan_obskit.ops_server import OpsServer
+from caravan_obskit.otlp import OtlpSender
 from caravan_obskit.readiness import Readiness
+from caravan_obskit.tracing import Tracing, edge_sampler, lost_spans_counter, no_sampler
 from caravan_rpckit.channel import open_channel
 from caravan_rpckit.server import RpcServer
 from caravan_rpckit.tls import PublicTls, TlsIdentity
@@ -73,6 +78,7 @@ _PUBLIC_SERVICES = (
     model_pb.DESCRIPTOR.services_by_name["ModelService"],
     policy_pb.DESCRIPTOR.services_by_name["PolicyAdminService"],
     gateway_pb.DESCRIPTOR.services_by_name["GatewayAdminService"],
+    trace_query_pb.DESCRIPTOR.services_by_name["TraceQueryService"],
 )
 _log = logging.getLogger("caravan.gateway")
 
@@ -93,7 +99,8 @@ class GatewayApp:
         self._view = PolicyView()
         self._catalog = ModelCatalog(settings.engine.addresses)
         self._router = Router(self._catalog, LeastLoaded())
-        self._workers = WorkerChannels(self._tls)
+        self._tracing = self._make_tracing()
+        self._workers = WorkerChannels(self._tls, self._tracing.calls)
         self._call_metrics = CallMetrics(self._instruments)
         self._live_calls = LiveCalls(
             max_calls=settings.server.max_calls,
@@ -160,6 +167,9 @@ class GatewayApp:
         self._resources.push_async_callback(self._spool.close)
         await self._spool.open()
         channel = self._open_channel(settings.address, "telemetry")
+        self._resources.push_async_callback(self._tracing.close)
+        self._tracing.start(OtlpSender(channel, timeout_s=settings.timeout_s))
+        self._traces = ServiceForwarder(channel, "telemetry", self._tracing.calls)
         self._telemetry = TelemetryClient(channel, timeout_s=settings.timeout_s)
         self._usage = UsageDelivery(
             self._spool,
@@ -175,7 +185,8 @@ class GatewayApp:
     async def _start_access(self) -> None:
         settings = self._settings.policy
         channel = self._open_channel(settings.address, "policy")
-        policy = PolicyClient(channel, timeout_s=settings.timeout_s)
+        tracing = self._tracing.calls
+        policy = PolicyClient(channel, timeout_s=settings.timeout_s, tracing=tracing)
         lookups = LookupMetrics(self._instruments)
         self._authenticator = Authenticator(
             policy,
@@ -200,7 +211,7 @@ class GatewayApp:
         )
         self._resources.push_async_callback(self._authenticator.answers.close)
         self._resources.push_async_callback(self._authorizer.answers.close)
-        self._policy_admin = PolicyForwarder(channel)
+        self._policy_admin = ServiceForwarder(channel, "policy", tracing)
         self._follow_policy(channel)
 
     def _follow_policy(self, channel: grpc.aio.Channel) -> None:
@@ -216,7 +227,11 @@ class GatewayApp:
             for address in self._settings.engine.addresses
         ]
         self._hosts = EngineHosts(
-            channels, self._catalog, self._workers, on_change=self._on_engine_state
+            channels,
+            self._catalog,
+            self._workers,
+            on_change=self._on_engine_state,
+            tracing=self._tracing.calls,
         )
         self._run_in_background(self._hosts.run(), "engine watch")
 
@@ -231,6 +246,15 @@ class GatewayApp:
             Record(self._usage, new_id=lambda: uuid.uuid4().hex, clock=time.monotonic),
         )
 
+    def _make_tracing(self) -> Tracing:
+        settings = self._settings.tracing
+        return Tracing(
+            SERVICE,
+            sampler=edge_sampler(settings.sample_ratio) if settings.enabled else no_sampler(),
+            starts_traces=True,
+            on_lost=lost_spans_counter(self._instruments),
+        )
+
     def _make_server(self) -> RpcServer:
         settings = self._settings.server
         tls = None
@@ -241,11 +265,16 @@ class GatewayApp:
             tls=tls,
             observers=(self._call_metrics,),
             announce_request_id=True,
+            tracing=self._tracing.calls,
         )
 
     def _add_servicers(self) -> None:
         pipeline = InferencePipeline(
-            self._stages(), self._live_calls, outcome_of=outcome_of, clock=time.monotonic
+            self._stages(),
+            self._live_calls,
+            outcome_of=outcome_of,
+            clock=time.monotonic,
+            spans=CallSpans(self._tracing.tracer),
         )
         gate = AccessGate(self._live_calls, self._authenticator, self._authorizer, self._catalog)
         limit = self._settings.server.max_response_bytes
@@ -254,6 +283,7 @@ class GatewayApp:
             ModelServicer(gate, self._hosts),
             PolicyAdminServicer(gate, self._policy_admin),
             GatewayAdminServicer(gate, self._look, self._hosts.models),
+            TraceQueryServicer(gate, self._traces),
         )
         for servicer, descriptor in zip(servicers, _PUBLIC_SERVICES, strict=True):
             self._server.add(servicer, descriptor)

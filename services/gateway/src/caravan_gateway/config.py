@@ -112,6 +112,19 @@ class TelemetrySettings(Section):
     )
 
 
+class TracingSettings(Section):
+    """Traces of calls, which go to telemetry."""
+
+    enabled: bool = Field(True, description="Whether calls are traced at all.")
+    sample_ratio: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of calls that are traced, beside those whose client records its trace; "
+        "0 traces only these.",
+    )
+
+
 class LogSettings(Section):
     """What is logged."""
 
@@ -135,4 +148,5 @@ class GatewaySettings(ServiceSettings):
     policy: PolicySettings = Field(PolicySettings(), description="Policy.")
     engine: EngineSettings = Field(EngineSettings(), description="Engine hosts.")
     telemetry: TelemetrySettings = Field(TelemetrySettings(), description="Usage records.")
+    tracing: TracingSettings = Field(TracingSettings(), description="Traces of calls.")
     log: LogSettings = Field(LogSettings(), description="Logging.")

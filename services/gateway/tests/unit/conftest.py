@@ -56,7 +56,6 @@ def make_call(make_spec):
         call = InferenceCall(
             method=METHOD,
             request_id="r1",
-            traceparent="",
             authorization=authorization,
             spec=spec or make_spec(),
             request=object(),

@@ -86,12 +86,14 @@ def test_every_public_method_has_a_rule():
     from caravan.inference.v1 import inference_service_pb2
     from caravan.model.v1 import model_service_pb2
     from caravan.policy.v1 import policy_admin_service_pb2
+    from caravan.telemetry.v1 import trace_query_service_pb2
 
     services = (
         inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"],
         model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
         policy_admin_service_pb2.DESCRIPTOR.services_by_name["PolicyAdminService"],
         gateway_admin_service_pb2.DESCRIPTOR.services_by_name["GatewayAdminService"],
+        trace_query_service_pb2.DESCRIPTOR.services_by_name["TraceQueryService"],
     )
     methods = {
         f"{service.full_name}/{method.name}" for service in services for method in service.methods

@@ -145,6 +145,8 @@ async def test_a_call_ended_from_outside_has_that_outcome(
     make_pipeline, make_call, live_calls, make_identity
 ):
     class Binding(Stage):
+        name = "binding"
+
         async def admit(self, call):
             call.guard.bind(Credential.parse("Bearer x"), make_identity(key_id="k1"))
 

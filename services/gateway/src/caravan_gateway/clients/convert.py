@@ -78,7 +78,7 @@ def _comes_back(replica: model_pb.Replica) -> bool:
     return replica.state == model_pb.REPLICA_STATE_STARTING and replica.restart_count > 0
 
 
-def run_request_to(call: InferenceCall) -> worker_pb.RunRequest:
+def run_request_to(call: InferenceCall, traceparent: str) -> worker_pb.RunRequest:
     """What the worker is asked: the client's request with everything open filled in.
 
     Nothing of the client's metadata goes along; who is calling is said here and nowhere else.
@@ -96,7 +96,7 @@ def run_request_to(call: InferenceCall) -> worker_pb.RunRequest:
     run.caller.principal = call.identity.principal
     run.caller.priority = call.priority
     run.caller.request_id = call.request_id
-    run.caller.traceparent = call.traceparent
+    run.caller.traceparent = traceparent
     return run
 
 

@@ -16,6 +16,7 @@ from caravan_gateway.clients.watching import watch_forever
 from caravan_gateway.clients.worker_channels import WorkerChannels
 from caravan_gateway.domain.models import ModelCatalog
 from caravan_gateway.runtime.forwarded_call import ForwardedCall
+from caravan_rpckit.tracing import UNTRACED, CallTracing
 
 ENGINE = "engine"
 
@@ -69,6 +70,7 @@ class EngineHosts:
         workers: WorkerChannels,
         *,
         on_change: Callable[[], None],
+        tracing: CallTracing = UNTRACED,
     ) -> None:
         """Prepares the watches.
 
@@ -77,7 +79,9 @@ class EngineHosts:
             catalog: is kept up to date.
             workers: whose channels follow the endpoints.
             on_change: called after each piece of news.
+            tracing: traces the calls that are passed on.
         """
+        self._tracing = tracing
         self._catalog = catalog
         self._workers = workers
         self._on_change = on_change
@@ -104,12 +108,12 @@ class EngineHosts:
     async def unary(self, request: Message, forwarded: ForwardedCall) -> bytes:
         """Passes a call of ModelService on and returns the answer's bytes."""
         channel = self._channel_for(forwarded)
-        return await forward_unary(channel, ENGINE, request, forwarded)
+        return await forward_unary(channel, ENGINE, request, forwarded, self._tracing)
 
     def stream(self, request: Message, forwarded: ForwardedCall) -> AsyncGenerator[bytes, None]:
         """Passes a streamed call of ModelService on and yields the answers' bytes."""
         channel = self._channel_for(forwarded)
-        return forward_stream(channel, ENGINE, request, forwarded)
+        return forward_stream(channel, ENGINE, request, forwarded, self._tracing)
 
     def updated(self, address: str, message: endpoint_pb.WatchEndpointsResponse) -> None:
         """A host said something new."""

@@ -15,9 +15,12 @@ from caravan_gateway.clients.convert import identity_from
 from caravan_gateway.clients.failures import control_failure, credential_refusal
 from caravan_gateway.domain.decision import Decision, Question
 from caravan_gateway.domain.principal import Credential, Identity
+from caravan_rpckit.tracing import UNTRACED, CallTracing, trace_metadata
 
 T = TypeVar("T")
 
+_AUTHENTICATE = "caravan.policy.v1.AuthenticationService/Authenticate"
+_CHECK_PERMISSION = "caravan.policy.v1.AuthorizationService/CheckPermission"
 # A connection that broke is often back at once; a policy that is away is not waited for.
 _MAX_ATTEMPTS = 2
 
@@ -25,7 +28,14 @@ _MAX_ATTEMPTS = 2
 class PolicyClient:
     """The domain's ports towards policy, over one channel."""
 
-    def __init__(self, channel: grpc.aio.Channel, *, timeout_s: float) -> None:
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        *,
+        timeout_s: float,
+        tracing: CallTracing = UNTRACED,
+    ) -> None:
+        self._tracing = tracing
         self._authentication = authentication_grpc.AuthenticationServiceStub(channel)
         self._authorization = authorization_grpc.AuthorizationServiceStub(channel)
         self._timeout_s = timeout_s
@@ -34,9 +44,13 @@ class PolicyClient:
         """Implements CredentialChecker."""
         request = authentication_pb.AuthenticateRequest(credential=credential.text)
         try:
-            response = await _repeated(
-                lambda: self._authentication.Authenticate(request, timeout=self._timeout_s)
-            )
+            with self._tracing.client_span(_AUTHENTICATE) as traceparent:
+                metadata = trace_metadata(traceparent)
+                response = await _repeated(
+                    lambda: self._authentication.Authenticate(
+                        request, timeout=self._timeout_s, metadata=metadata
+                    )
+                )
         except grpc.aio.AioRpcError as error:
             raise credential_refusal(error) from None
         return identity_from(response)
@@ -50,9 +64,13 @@ class PolicyClient:
             resource=question.resource,
         )
         try:
-            response = await _repeated(
-                lambda: self._authorization.CheckPermission(request, timeout=self._timeout_s)
-            )
+            with self._tracing.client_span(_CHECK_PERMISSION) as traceparent:
+                metadata = trace_metadata(traceparent)
+                response = await _repeated(
+                    lambda: self._authorization.CheckPermission(
+                        request, timeout=self._timeout_s, metadata=metadata
+                    )
+                )
         except grpc.aio.AioRpcError as error:
             raise control_failure(error, "policy") from None
         return Decision(response.allowed, response.policy_version)

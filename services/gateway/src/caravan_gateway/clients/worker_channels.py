@@ -16,10 +16,12 @@ from caravan_gateway.domain.inference_call import CompletedFacts, Events, Infere
 from caravan_gateway.domain.models import Endpoint
 from caravan_rpckit.channel import open_channel
 from caravan_rpckit.tls import TlsIdentity
+from caravan_rpckit.tracing import UNTRACED, CallTracing
 
 if TYPE_CHECKING:
     from caravan.engine.v1.worker_service_pb2_grpc import WorkerServiceAsyncStub
 
+_RUN = "caravan.engine.v1.WorkerService/Run"
 # Workers show the certificate of the engine that started them.
 WORKER_SERVICE = "engine"
 
@@ -39,8 +41,9 @@ class WorkerChannels:
     the endpoints and its last call has ended: a worker that drains still serves what it has.
     """
 
-    def __init__(self, tls: TlsIdentity | None) -> None:
+    def __init__(self, tls: TlsIdentity | None, tracing: CallTracing = UNTRACED) -> None:
         self._tls = tls
+        self._tracing = tracing
         self._workers: dict[str, _Worker] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -65,12 +68,13 @@ class WorkerChannels:
         worker = self._workers.get(endpoint.worker_id) or self._open(endpoint)
         worker.num_calls += 1
         try:
-            run = worker.stub.Run(run_request_to(call), timeout=call.time_left())
-            try:
-                async for event in _events(run, call.model):
-                    yield event
-            finally:
-                run.cancel()  # does nothing to a run that is over
+            with self._tracing.client_span(_RUN, name="stream") as traceparent:
+                run = worker.stub.Run(run_request_to(call, traceparent), timeout=call.time_left())
+                try:
+                    async for event in _events(run, call.model):
+                        yield event
+                finally:
+                    run.cancel()  # does nothing to a run that is over
         finally:
             worker.num_calls -= 1
             self._close_if_done(endpoint.worker_id, worker)

@@ -34,5 +34,6 @@ ACCESS_RULES: Mapping[str, AccessRule] = {
     "caravan.policy.v1.PolicyAdminService/CreateApiKey": AccessRule((Permission.POLICY,)),
     "caravan.policy.v1.PolicyAdminService/RevokeApiKey": AccessRule((Permission.POLICY,)),
     "caravan.policy.v1.PolicyAdminService/ListRoles": AccessRule((Permission.POLICY,)),
+    "caravan.telemetry.v1.TraceQueryService/GetTrace": AccessRule((Permission.METRICS,)),
     "caravan.gateway.v1.GatewayAdminService/GetGatewayStatus": AccessRule((Permission.HEALTH,)),
 }

@@ -120,7 +120,6 @@ class InferenceCall:
 
     method: str
     request_id: str
-    traceparent: str
     authorization: str | None = field(repr=False)
     spec: GenerationSpec
     request: object = field(repr=False)

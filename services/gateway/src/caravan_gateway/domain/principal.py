@@ -15,6 +15,7 @@ class Permission(StrEnum):
 
     INFERENCE = "inference"
     HEALTH = "health"
+    METRICS = "metrics"
     MODELS = "models"
     POLICY = "policy"
 

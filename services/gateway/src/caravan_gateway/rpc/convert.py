@@ -1,6 +1,5 @@
 """Between the wire and the domain, for what clients ask of the gateway."""
 
-import re
 from collections.abc import Callable, Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -20,7 +19,6 @@ from caravan_gateway.runtime.gateway_status import GatewayStatus
 from caravan_rpckit.call import Call
 
 AUTHORIZATION_KEY = "authorization"
-_TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _KNOWN_ROLES = frozenset(generation_pb.ChatRole.values()) - {generation_pb.CHAT_ROLE_UNSPECIFIED}
 _SAMPLING_FIELDS = (
     *("temperature", "top_k", "top_p", "min_p"),
@@ -36,11 +34,9 @@ def inference_call_from(
     wall_clock: Callable[[], float],
 ) -> InferenceCall:
     """A call at its beginning. Only the metadata that is read here has any effect."""
-    traceparent = call.metadata.get("traceparent", "")
     return InferenceCall(
         method=call.method,
         request_id=call.request_id,
-        traceparent=traceparent if _TRACEPARENT.fullmatch(traceparent) else "",
         authorization=call.metadata.get(AUTHORIZATION_KEY),
         spec=generation_spec_from(request),
         request=request,

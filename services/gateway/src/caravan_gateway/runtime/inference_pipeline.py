@@ -8,7 +8,9 @@ from caravan_gateway.domain.admission import Stage
 from caravan_gateway.domain.errors import CallerDeadlineError, CallerLeftError
 from caravan_gateway.domain.inference_call import Events, InferenceCall
 from caravan_gateway.domain.usage import Outcome
+from caravan_gateway.runtime.call_spans import CallSpans
 from caravan_gateway.runtime.live_calls import LiveCall, LiveCalls
+from caravan_rpckit.tracing import UNTRACED
 
 
 class InferencePipeline:
@@ -21,6 +23,7 @@ class InferencePipeline:
         *,
         outcome_of: Callable[[BaseException], Outcome],
         clock: Callable[[], float],
+        spans: CallSpans | None = None,
     ) -> None:
         """Prepares the pipeline.
 
@@ -29,11 +32,13 @@ class InferencePipeline:
             live_calls: where running calls are counted and ended.
             outcome_of: the code and reason that a client sees for an exception.
             clock: monotonic, in seconds.
+            spans: traces calls; None doesn't.
         """
         self.stages = tuple(stages)
         self._live_calls = live_calls
         self._outcome_of = outcome_of
         self._clock = clock
+        self._spans = CallSpans(UNTRACED.tracer) if spans is None else spans
 
     async def run(self, call: InferenceCall) -> Events:
         """Yields the events of the call, ending with `completed`, or raises.
@@ -42,6 +47,7 @@ class InferencePipeline:
         """
         with self._live_calls.track(call.end) as live, ExitStack() as settling:
             call.guard = live
+            settling.callback(self._spans.conclude, self._spans.describe(call), call)
             for stage in reversed(self.stages):
                 settling.callback(stage.settle, call)
             try:
@@ -54,7 +60,8 @@ class InferencePipeline:
 
     async def _events(self, call: InferenceCall) -> Events:
         for stage in self.stages:
-            await stage.admit(call)
+            with self._spans.stage(stage.name):
+                await stage.admit(call)
         events: Events = _nothing()
         for stage in self.stages:
             events = stage.follow(call, events)

@@ -1,0 +1,102 @@
+"""What the trace of an inference call says: its own span in GenAI terms, and its stages.
+
+Says what was asked for and how much came out, and nothing of the prompt, the answer or the key.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from opentelemetry.trace import Span, Tracer, get_current_span, use_span
+
+from caravan_gateway.domain.generation import ChatInput, GenerationSpec
+from caravan_gateway.domain.inference_call import InferenceCall
+from caravan_obskit import genai
+
+_STREAMING = "/StreamGenerate"
+_NAME_LENGTH = 100
+# A stage that takes less is not worth a span; whatever asks another service takes longer.
+_WORTH_SHOWING_NS = 100_000
+
+
+class CallSpans:
+    """Describes calls on the span that the server began for each."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+
+    def describe(self, call: InferenceCall) -> Span:
+        """Says on the call's span what is asked for, and returns it."""
+        span = get_current_span()
+        if span.is_recording():
+            operation, model = operation_of(call.spec), call.spec.model[:_NAME_LENGTH]
+            if model:
+                span.update_name(genai.span_name(operation, model))
+            span.set_attributes(
+                {
+                    genai.PROVIDER_NAME: genai.PROVIDER,
+                    genai.OPERATION_NAME: operation.value,
+                    genai.REQUEST_MODEL: model,
+                    genai.REQUEST_STREAM: call.method.endswith(_STREAMING),
+                    **_options(call.spec),
+                }
+            )
+        return span
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Traces a stage; one that took no time leaves no trace."""
+        if not get_current_span().is_recording():
+            yield
+            return
+        started_ns = time.time_ns()
+        span = self._tracer.start_span(name, start_time=started_ns)
+        try:
+            with use_span(span, record_exception=False, set_status_on_exception=False):
+                yield
+        finally:
+            ended_ns = time.time_ns()
+            if ended_ns - started_ns >= _WORTH_SHOWING_NS:  # a span that never ends is never sent
+                span.end(ended_ns)
+
+    def conclude(self, span: Span, call: InferenceCall) -> None:
+        """Says on the call's span what came out of it."""
+        if not span.is_recording():
+            return
+        progress = call.progress
+        span.set_attributes(
+            {
+                genai.RESPONSE_ID: call.request_id,
+                genai.RESPONSE_MODEL: call.model,
+                genai.RESPONSE_FINISH_REASONS: [
+                    reason for _, reason in sorted(progress.finish_reasons.items())
+                ],
+                genai.REQUEST_SEED: genai.seed_value(call.seed),
+                genai.USAGE_INPUT_TOKENS: progress.input_tokens,
+                genai.USAGE_CACHED_TOKENS: progress.cached_tokens,
+                genai.USAGE_OUTPUT_TOKENS: progress.output_tokens,
+            }
+        )
+        if progress.first_token_s is not None:
+            first_s = call.start_time_s + progress.first_token_s - call.start_s
+            span.add_event(genai.FIRST_TOKEN_EVENT, timestamp=round(first_s * 1e9))
+
+
+def operation_of(spec: GenerationSpec) -> genai.Operation:
+    """What a request asks of the model."""
+    if isinstance(spec.input, ChatInput):
+        return genai.Operation.CHAT
+    return genai.Operation.TEXT_COMPLETION
+
+
+def _options(spec: GenerationSpec) -> dict[str, int | float]:
+    sampling = spec.sampling
+    given = {
+        genai.REQUEST_MAX_TOKENS: spec.max_output_tokens,
+        genai.REQUEST_TEMPERATURE: sampling.temperature,
+        genai.REQUEST_TOP_P: sampling.top_p,
+        genai.REQUEST_TOP_K: sampling.top_k,
+        genai.REQUEST_FREQUENCY_PENALTY: sampling.frequency_penalty,
+        genai.REQUEST_PRESENCE_PENALTY: sampling.presence_penalty,
+    }
+    return {name: value for name, value in given.items() if value is not None}
