@@ -4,34 +4,50 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Protocol
+
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as trace_service_pb
 
 from caravan.telemetry.v1 import ingest_service_pb2 as ingest_pb
+from caravan.telemetry.v1 import trace_query_service_pb2 as trace_query_pb
 from caravan_obskit.instruments import Instruments
 from caravan_obskit.logging import configure_logging
 from caravan_obskit.ops_server import OpsServer
+from caravan_obskit.otlp import TRACE_SERVICE
 from caravan_obskit.readiness import Readiness
+from caravan_obskit.span_delivery import DeliveryLimits, SpanDelivery
+from caravan_obskit.tracing import Tracing, inner_sampler, lost_spans_counter
 from caravan_obskit.worker_metrics import SystemCollector
 from caravan_rpckit.server import RpcServer
 from caravan_rpckit.tls import TlsIdentity
 from caravan_servicekit.addresses import split_address
 from caravan_servicekit.data_directory import DataDirectory
+from caravan_telemetry.clients.collector import open_collector
 from caravan_telemetry.config import TelemetrySettings
+from caravan_telemetry.domain.trace_archive import TraceArchive
 from caravan_telemetry.domain.usage_intake import UsageIntake
 from caravan_telemetry.domain.worker_totals import WorkerTotals
-from caravan_telemetry.metrics import IngestMetrics, UsageMetrics, declare_gauges
+from caravan_telemetry.metrics import IngestMetrics, SpanMetrics, UsageMetrics, declare_gauges
 from caravan_telemetry.rpc.ingest_servicer import IngestServicer
+from caravan_telemetry.rpc.trace_query_servicer import TraceQueryServicer
+from caravan_telemetry.rpc.trace_servicer import PassOn, TraceServicer
 from caravan_telemetry.runtime.host_streams import HostStreams
 from caravan_telemetry.runtime.retention import remove_expired_forever
 from caravan_telemetry.runtime.storing_thread import StoringThread
 from caravan_telemetry.storage.database import Database
 from caravan_telemetry.storage.request_records import SqlRequestStore
+from caravan_telemetry.storage.spans import SqlSpanStore
 
 SERVICE = "telemetry"
 _PEERS = ("gateway", "engine")
+_SPAN_PEERS = ("gateway", "engine", "policy", "telemetry")
+_FORWARDING_S = 2.0
 _log = logging.getLogger("caravan.telemetry")
 _INGEST = ingest_pb.DESCRIPTOR.services_by_name["IngestService"]
+_TRACE_QUERY = trace_query_pb.DESCRIPTOR.services_by_name["TraceQueryService"]
 
 
 class TelemetryApp:
@@ -55,6 +71,10 @@ class TelemetryApp:
         )
         self._streams = HostStreams(self._totals)
         self._thread = StoringThread(queue_limit=settings.usage.queue_limit)
+        self._span_metrics = SpanMetrics(self._instruments)
+        self._tracing = Tracing(
+            SERVICE, sampler=inner_sampler(), on_lost=lost_spans_counter(self._instruments)
+        )
         self._database: Database | None = None
         self._server = self._make_server()
         self._resources = contextlib.AsyncExitStack()
@@ -76,11 +96,12 @@ class TelemetryApp:
         database_path = data.path / "telemetry.db"
         intake = await self._open_intake(database_path)
         self._server.add(IngestServicer(intake, self._thread, self._streams), _INGEST, peers=_PEERS)
+        archive = self._add_traces(self._database_in_use())
         self._resources.push_async_callback(self._server.stop, 0)
         await self._server.start()
         self.rpc_port = self._server.port
         await self._start_ops(database_path)
-        self._start_removal(intake)
+        self._start_removals(intake, archive)
         self._server.set_all_serving(True)
         self._readiness.met("serving")
 
@@ -99,6 +120,7 @@ class TelemetryApp:
             self._settings.server.address,
             tls=TlsIdentity.in_home(self._settings.home, SERVICE),
             observers=(IngestMetrics(self._instruments),),
+            tracing=self._tracing.calls,
         )
 
     async def _open_intake(self, path: Path) -> UsageIntake:
@@ -106,6 +128,63 @@ class TelemetryApp:
         self._database = await self._thread.run(partial(Database, path))
         meter = UsageMetrics(self._instruments, model_limit=self._settings.workers.model_limit)
         return UsageIntake(SqlRequestStore(self._database), meter, now_ms=_now_ms)
+
+    def _add_traces(self, database: Database) -> TraceArchive:
+        settings = self._settings.traces
+        archive = TraceArchive(
+            SqlSpanStore(database),
+            self._span_metrics,
+            max_spans=settings.max_spans,
+            retention_h=settings.retention_h,
+            now_ms=_now_ms,
+        )
+        spare_places = self._settings.usage.queue_limit // 2  # usage records matter more
+        spans = TraceServicer(
+            archive,
+            self._thread,
+            spare_places=spare_places,
+            pass_on=self._start_forwarding(),
+            on_rejected=self._span_metrics.rejected,
+        )
+        self._server.add(spans, TRACE_SERVICE, peers=_SPAN_PEERS)
+        query = TraceQueryServicer(archive, self._thread, spare_places=spare_places)
+        self._server.add(query, _TRACE_QUERY, peers=("gateway",))
+
+        async def deliver(request: trace_service_pb.ExportTraceServiceRequest) -> None:
+            await spans.take(request)
+
+        self._resources.push_async_callback(self._tracing.close)
+        self._tracing.start(deliver)
+        return archive
+
+    def _start_forwarding(self) -> PassOn | None:
+        """Begins to pass spans on to another collector, if there is one."""
+        url = self._settings.traces.forward_url
+        if url is None:
+            return None
+        channel, send = open_collector(url)
+        self._resources.push_async_callback(channel.close)
+
+        async def deliver(requests: Sequence[trace_service_pb.ExportTraceServiceRequest]) -> None:
+            merged = trace_service_pb.ExportTraceServiceRequest()
+            for request in requests:
+                merged.MergeFrom(request)
+            await send(merged)
+
+        delivery = SpanDelivery(
+            deliver,
+            DeliveryLimits(queue_size=self._settings.traces.forward_queue_batches, batch_size=4),
+            on_lost=self._span_metrics.forward_lost,
+            on_failed=self._span_metrics.forward_failed,
+        )
+        self._resources.push_async_callback(delivery.close, _FORWARDING_S)
+        delivery.start()
+        return delivery.put
+
+    def _database_in_use(self) -> Database:
+        if self._database is None:
+            raise RuntimeError("the database is opened before what uses it is made")
+        return self._database
 
     async def _close_storage(self) -> None:
         await self._thread.close()
@@ -131,18 +210,26 @@ class TelemetryApp:
         await ops.start()
         self.ops_port = ops.port
 
-    def _start_removal(self, intake: UsageIntake) -> None:
-        days = self._settings.usage.retention_days
+    def _start_removals(self, intake: UsageIntake, archive: TraceArchive) -> None:
+        usage = self._settings.usage
+        self._remove_forever(partial(intake.remove_expired, retention_days=usage.retention_days))
+        self._remove_forever(archive.remove_expired)
 
+    def _remove_forever(self, remove_expired: "_Remove") -> None:
         async def remove(limit: int) -> int:
-            work = partial(intake.remove_expired, retention_days=days, limit=limit)
-            return await self._thread.run(work)
+            return await self._thread.run(partial(remove_expired, limit=limit))
 
         removal = asyncio.create_task(
             remove_expired_forever(remove, interval_s=self._settings.usage.removal_interval_s)
         )
         removal.add_done_callback(_log_death)
         self._resources.push_async_callback(_end, removal)
+
+
+class _Remove(Protocol):
+    """Removes up to `limit` of something, and returns how many; blocks."""
+
+    def __call__(self, *, limit: int) -> int: ...
 
 
 def _now_ms() -> int:

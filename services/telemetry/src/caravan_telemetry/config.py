@@ -3,12 +3,18 @@
 Every description names the unit and what 0 means.
 """
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from caravan_servicekit.addresses import Address
 from caravan_servicekit.settings import Section, ServiceSettings
+from caravan_telemetry.domain.collector_url import collector_address
+
+
+def _checked_url(url: str) -> str:
+    collector_address(url)
+    return url
 
 
 class ServerSettings(Section):
@@ -69,6 +75,31 @@ class WorkerSettings(Section):
     )
 
 
+class TraceSettings(Section):
+    """Spans: how many are kept and for how long, and where else they go."""
+
+    max_spans: int = Field(
+        100_000,
+        ge=0,
+        le=10_000_000,
+        description="Most spans that are kept, about 1 kB each; 0 keeps none.",
+    )
+    retention_h: int = Field(
+        72, ge=0, le=87_600, description="Hours for which a span is kept; 0 sets no limit."
+    )
+    forward_url: Annotated[str, AfterValidator(_checked_url)] | None = Field(
+        None,
+        description="A collector that gets all spans too (OTLP over gRPC): `http://host:4317`, or "
+        "`https://` for TLS; `none` sends nothing.",
+    )
+    forward_queue_batches: int = Field(
+        256,
+        ge=1,
+        le=10_000,
+        description="Batches that wait while that collector is away; then the oldest are lost.",
+    )
+
+
 class LogSettings(Section):
     """What is logged."""
 
@@ -85,4 +116,5 @@ class TelemetrySettings(ServiceSettings):
     server: ServerSettings = Field(ServerSettings(), description="Where the service listens.")
     usage: UsageSettings = Field(UsageSettings(), description="Usage records.")
     workers: WorkerSettings = Field(WorkerSettings(), description="Numbers of workers.")
+    traces: TraceSettings = Field(TraceSettings(), description="Spans of calls.")
     log: LogSettings = Field(LogSettings(), description="Logging.")

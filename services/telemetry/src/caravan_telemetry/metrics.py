@@ -85,6 +85,58 @@ class IngestMetrics:
             self._seconds.of(code=record.code.name.lower()).observe(record.duration_s)
 
 
+class SpanMetrics:
+    """What became of spans; the port `SpanMeter`."""
+
+    def __init__(self, instruments: Instruments) -> None:
+        self._stored = instruments.counter(
+            "caravan_spans_stored_total", unit="spans", description="Spans stored."
+        )
+        self._rejected = instruments.counter(
+            "caravan_spans_rejected_total",
+            unit="spans",
+            description="Spans that could not be kept: without valid ids or times, or too many.",
+        )
+        self._removed = instruments.counter(
+            "caravan_spans_removed_total",
+            unit="spans",
+            description="Spans removed because of their age, or because there were too many.",
+            labels=(Label("cause", values=("age", "count")),),
+        )
+        self._forward_failures = instruments.counter(
+            "caravan_spans_forward_failures_total",
+            unit="batches",
+            description="Batches of spans that another collector did not take at once.",
+        )
+        self._forward_lost = instruments.counter(
+            "caravan_spans_forward_lost_total",
+            unit="batches",
+            description="Batches of spans that another collector never got: queue_full, refused, "
+            "shutdown.",
+            labels=(Label("cause", values=("queue_full", "refused", "shutdown")),),
+        )
+
+    def stored(self, count: int) -> None:
+        """See the port."""
+        self._stored.of().inc(count)
+
+    def removed(self, count: int, cause: str) -> None:
+        """See the port."""
+        self._removed.of(cause=cause).inc(count)
+
+    def rejected(self, count: int) -> None:
+        """So many cannot be kept."""
+        self._rejected.of().inc(count)
+
+    def forward_failed(self) -> None:
+        """A batch did not arrive; it may yet."""
+        self._forward_failures.of().inc()
+
+    def forward_lost(self, count: int, cause: str) -> None:
+        """So many batches will never arrive."""
+        self._forward_lost.of(cause=cause).inc(count)
+
+
 def declare_gauges(
     instruments: Instruments,
     *,

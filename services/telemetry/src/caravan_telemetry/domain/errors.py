@@ -5,6 +5,7 @@ TelemetryError
 ├── HostTakenOverError       a newer stream speaks for the same host
 ├── IntakeFullError          too many batches wait to be stored
 ├── DrainingError            the service is stopping
+├── TraceNotFoundError       no span of a call is stored
 ├── StoreUnavailableError    the database cannot store now, for example because the disk is full
 └── StoreUnusableError       the database cannot be served at all; ends the start
 """
@@ -66,6 +67,19 @@ class DrainingError(TelemetryError):
 
     def __init__(self) -> None:
         super().__init__("The telemetry service is stopping.", retry_after_s=1.0)
+
+
+class TraceNotFoundError(TelemetryError):
+    """The call was never made, was not traced, its spans are on their way, or were removed."""
+
+    reason: ClassVar[Reason] = Reason.RESOURCE_NOT_FOUND
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(
+            "No trace of this request is stored. Spans arrive a second or two after a call, and "
+            "are removed with age.",
+            metadata={"resource": "trace", "name": request_id},
+        )
 
 
 class StoreUnavailableError(TelemetryError):

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from caravan_telemetry.domain.request_record import RequestRecord
+from caravan_telemetry.domain.span_record import SpanRecord
 
 
 class RequestStore(Protocol):
@@ -42,4 +43,45 @@ class UsageMeter(Protocol):
 
     def removed(self, count: int) -> None:
         """So many records were over their age and were removed."""
+        ...
+
+
+class SpanStore(Protocol):
+    """Keeps spans, each once. Blocking; used by one thread at a time.
+
+    Every method raises StoreUnavailableError, and has then changed nothing.
+    """
+
+    def add(self, spans: Sequence[SpanRecord], received_time_ms: int) -> int:
+        """Stores in one transaction what is new, and returns how many that were."""
+        ...
+
+    def count(self) -> int:
+        """How many there are; walks through all of them."""
+        ...
+
+    def of_request(
+        self, request_id: str, *, max_traces: int, max_spans: int
+    ) -> Sequence[SpanRecord]:
+        """All spans of the newest traces that hold a span of the call, by their start."""
+        ...
+
+    def remove_received_before(self, time_ms: int, *, limit: int) -> int:
+        """Removes up to `limit` of the oldest spans received before, and returns how many."""
+        ...
+
+    def remove_oldest(self, count: int) -> int:
+        """Removes so many of those that were received first, and returns how many."""
+        ...
+
+
+class SpanMeter(Protocol):
+    """Counts what happened to spans. Called on the thread that stores."""
+
+    def stored(self, count: int) -> None:
+        """So many were stored."""
+        ...
+
+    def removed(self, count: int, cause: str) -> None:
+        """So many were removed: for their `age`, or because of their `count`."""
         ...

@@ -27,8 +27,12 @@ class StoringThread:
         """Pieces of work that wait or run."""
         return self._queued
 
-    async def run(self, work: Callable[[], Result]) -> Result:
+    async def run(self, work: Callable[[], Result], *, spare_places: int = 0) -> Result:
         """Runs `work` on the thread and returns what it returns.
+
+        Args:
+            work: blocks.
+            spare_places: places in the queue that are left to others, for work that matters less.
 
         Raises:
             IntakeFullError: too much work waits; nothing was done.
@@ -36,7 +40,7 @@ class StoringThread:
         """
         if self._closed:
             raise DrainingError
-        if self._queued >= self._queue_limit:
+        if self._queued >= max(1, self._queue_limit - spare_places):
             raise IntakeFullError(self._queue_limit)
         self._queued += 1
         future = self._executor.submit(work)

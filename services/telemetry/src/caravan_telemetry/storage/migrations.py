@@ -34,6 +34,26 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )""",
         "CREATE INDEX request_records_by_age ON request_records (received_time_ms)",
     ),
+    (
+        """CREATE TABLE spans (
+            trace_id TEXT NOT NULL,
+            span_id TEXT NOT NULL,
+            parent_span_id TEXT NOT NULL,
+            request_id TEXT NOT NULL,
+            service TEXT NOT NULL,
+            name TEXT NOT NULL,
+            kind TEXT NOT NULL,
+            start_ns BIGINT NOT NULL,
+            duration_ns BIGINT NOT NULL,
+            status TEXT NOT NULL,
+            attributes TEXT NOT NULL,
+            events TEXT NOT NULL,
+            received_time_ms BIGINT NOT NULL,
+            PRIMARY KEY (trace_id, span_id)
+        )""",
+        "CREATE INDEX spans_by_request ON spans (request_id) WHERE request_id <> ''",
+        "CREATE INDEX spans_by_age ON spans (received_time_ms)",
+    ),
 )
 """Step n (from 1) leads from schema version n - 1 to n."""
 

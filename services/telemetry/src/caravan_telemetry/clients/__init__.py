@@ -1,0 +1,1 @@
+"""Adapters to what the service calls."""
