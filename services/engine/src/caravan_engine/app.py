@@ -17,6 +17,7 @@ from pathlib import Path
 from caravan.model.v1 import endpoint_service_pb2 as endpoint_pb
 from caravan.model.v1 import model_service_pb2 as model_pb
 from caravan_bundled_model import model_path as bundled_model_path
+from caravan_engine.backends.gguf_file import read_gguf
 from caravan_engine.clients.telemetry import TelemetryPush
 from caravan_engine.clients.workers import StatsWatch, WorkerClient
 from caravan_engine.config import EngineSettings, WorkersSettings
@@ -25,7 +26,7 @@ from caravan_engine.host.launcher import WorkerLauncher
 from caravan_engine.host.memory_needs import needed_bytes
 from caravan_engine.host.model_manager import ModelManager
 from caravan_engine.host.placement import MemoryBudget, WorkerPorts
-from caravan_engine.host.registry import Registry
+from caravan_engine.host.registry import ModelFile, Registry
 from caravan_engine.host.restart_policy import RestartPolicy, RestartRules
 from caravan_engine.host.served_model import LoadTools, WorkerOrder
 from caravan_engine.host.supervisor import Supervisor, SupervisorTimes
@@ -132,7 +133,7 @@ class EngineApp:
         tools = LoadTools(
             digests=DigestCache(data / "digests.json"),
             hash_file=sha256_of,
-            needed_bytes=partial(needed_bytes, self._settings.context),
+            needed_bytes=self._needed_bytes,
             budget=self._budget,
             supervise=self._supervisor_maker(),
             drain=self._workers.drain,
@@ -140,6 +141,10 @@ class EngineApp:
         return ModelManager(
             registry, tools, max_watchers=self._settings.server.max_watchers + _OWN_WATCHERS
         )
+
+    def _needed_bytes(self, file: ModelFile) -> int:
+        """Blocks for as long as reading a header takes; refuses what is no servable GGUF."""
+        return needed_bytes(self._settings.context, read_gguf(file.path).shape())
 
     def _supervisor_maker(
         self,
