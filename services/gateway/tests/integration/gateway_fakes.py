@@ -282,6 +282,12 @@ class FakeWorker(FakeServer):
     async def WatchStats(self, request, call):
         yield worker_pb.WatchStatsResponse()
 
+    async def Tokenize(self, request, call):
+        return worker_pb.TokenizeResponse()
+
+    async def Detokenize(self, request, call):
+        return worker_pb.DetokenizeResponse()
+
     async def Drain(self, request, call):
         return worker_pb.DrainResponse()
 

@@ -1,4 +1,7 @@
-"""Turns the three kinds of input into prompt tokens. Holds the rule that users write plain text."""
+"""Turns the three kinds of input into prompt tokens, and tokens into text.
+
+Holds the rule that users write plain text.
+"""
 
 import asyncio
 import secrets
@@ -8,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from caravan_engine.domain.errors import EmptyInputError
 from caravan_engine.domain.ports import Vocabulary
-from caravan_engine.domain.request import check_client_tokens
+from caravan_engine.domain.request import check_client_tokens, check_token_ids
 from caravan_engine.prompts.cutting import MAX_PIECE_CHARS, cut
 from caravan_engine.prompts.errors import NoChatTemplateError
 from caravan_engine.prompts.masking import ControlTexts, Message, Piece
@@ -115,6 +118,14 @@ class PromptMaker:
             lambda: self._rendered(self._controls.choose(natural, neutral), chat.originals),
         )
 
+    async def text_of(self, token_ids: Sequence[int]) -> str:
+        """Writes tokens out; what is no UTF-8 shows as U+FFFD, control tokens as nothing.
+
+        Raises:
+            TokenOutOfRangeError: one is outside the vocabulary.
+        """
+        return await self._run(len(token_ids) <= _INLINE_TOKENS, lambda: self._text(token_ids))
+
     async def _run(self, is_small: bool, work: Callable[[], T]) -> T:
         if is_small:
             return work()
@@ -134,6 +145,11 @@ class PromptMaker:
     def _checked(self, token_ids: Sequence[int]) -> tuple[int, ...]:
         check_client_tokens(token_ids, self._vocabulary)
         return tuple(token_ids)
+
+    def _text(self, token_ids: Sequence[int]) -> str:
+        check_token_ids(token_ids, self._vocabulary)
+        pieces = self._vocabulary.pieces
+        return b"".join(pieces[token] for token in token_ids).decode(errors="replace")
 
     def _rendered(self, prompt: str, originals: Mapping[str, str]) -> tuple[int, ...]:
         tokens: list[int] = []

@@ -1,11 +1,13 @@
 """Generation requests and their events: between protos and the engine's domain."""
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from caravan.engine.v1 import worker_service_pb2 as worker_pb
 from caravan.inference.v1 import generation_pb2 as pb
+from caravan.inference.v1 import tokenization_pb2 as tokenization_pb
 from caravan_engine.domain.errors import InvalidFieldError
 from caravan_engine.domain.events import (
     Completed,
@@ -24,6 +26,8 @@ from caravan_engine.domain.request import (
 from caravan_engine.domain.sampling import SamplingOptions
 from caravan_engine.prompts.masking import Message
 from caravan_rpckit.errors import FieldViolation
+
+MAX_DETOKENIZED = 1 << 20
 
 _ROLES = {
     pb.CHAT_ROLE_SYSTEM: "system",
@@ -62,6 +66,17 @@ def messages_of(chat: pb.Chat) -> list[Message]:
     if violations:
         raise InvalidFieldError(*violations)
     return [Message(_ROLES[each.role], each.content) for each in chat.messages]
+
+
+def detokenizable_of(request: tokenization_pb.DetokenizeRequest) -> Sequence[int]:
+    """Returns the tokens to write out.
+
+    Raises:
+        InvalidFieldError: there are too many.
+    """
+    if len(request.ids) > MAX_DETOKENIZED:
+        raise InvalidFieldError(FieldViolation("ids", f"at most {MAX_DETOKENIZED} tokens"))
+    return request.ids
 
 
 def sampling_of(options: pb.SamplingOptions) -> SamplingOptions:

@@ -7,11 +7,13 @@ from typing import Protocol
 from caravan.engine.v1 import worker_service_pb2 as worker_pb
 from caravan.engine.v1 import worker_stats_pb2 as stats_pb
 from caravan.inference.v1 import generation_pb2 as generation_pb
+from caravan.inference.v1 import tokenization_pb2 as tokenization_pb
 from caravan_engine.domain.errors import EmptyInputError
 from caravan_engine.domain.request import GenerationRequest
 from caravan_engine.prompts.maker import PromptMaker
 from caravan_engine.rpc.convert import (
     Identity,
+    detokenizable_of,
     generation_of,
     messages_of,
     seed_of,
@@ -80,6 +82,23 @@ class WorkerServicer:
         finally:
             await stream.aclose()
 
+    async def Tokenize(
+        self, request: worker_pb.TokenizeRequest, call: Call
+    ) -> worker_pb.TokenizeResponse:
+        """Splits a text or a chat as a generation would."""
+        _require_peer(call, "gateway")
+        ids = await self._prompt(request.request)
+        return worker_pb.TokenizeResponse(response=tokenization_pb.TokenizeResponse(ids=ids))
+
+    async def Detokenize(
+        self, request: worker_pb.DetokenizeRequest, call: Call
+    ) -> worker_pb.DetokenizeResponse:
+        """Writes tokens out."""
+        _require_peer(call, "gateway")
+        self._require_model(request.request.model)
+        text = await self._prompts.text_of(detokenizable_of(request.request))
+        return worker_pb.DetokenizeResponse(response=tokenization_pb.DetokenizeResponse(text=text))
+
     async def WatchStats(
         self, _request: worker_pb.WatchStatsRequest, call: Call
     ) -> AsyncIterator[worker_pb.WatchStatsResponse]:
@@ -95,18 +114,23 @@ class WorkerServicer:
         ended = await self._drain(request.timeout_ms / 1000)
         return worker_pb.DrainResponse(ended_request_count=ended)
 
-    async def _prompt(self, request: generation_pb.GenerateRequest) -> tuple[int, ...]:
-        if request.model != self._model:
-            raise WrongModelError(request.model)
+    async def _prompt(
+        self, request: generation_pb.GenerateRequest | tokenization_pb.TokenizeRequest
+    ) -> tuple[int, ...]:
+        self._require_model(request.model)
         match request.WhichOneof("input"):
             case "text":
                 return await self._prompts.of_text(request.text)
-            case "token_ids":
-                return await self._prompts.of_tokens(request.token_ids.ids)
             case "chat":
                 return await self._prompts.of_chat(messages_of(request.chat))
+            case "token_ids" if isinstance(request, generation_pb.GenerateRequest):
+                return await self._prompts.of_tokens(request.token_ids.ids)
             case _:
                 raise EmptyInputError
+
+    def _require_model(self, model: str) -> None:
+        if model != self._model:
+            raise WrongModelError(model)
 
 
 def _require_peer(call: Call, *peers: str) -> None:

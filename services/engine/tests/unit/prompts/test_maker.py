@@ -18,7 +18,7 @@ class LetterVocabulary:
     control_tokens = frozenset({BOS, END})
     control_texts = MappingProxyType({BOS: "<s>", END: "<e>"})
     end_tokens = frozenset({END})
-    pieces = ()
+    pieces = (b"", b"", b"", *(bytes([value]) for value in range(3, 200)))
 
     def __init__(self, adds_bos=True):
         self._adds_bos = adds_bos
@@ -93,6 +93,20 @@ async def test_tokens_are_taken_as_they_are(make):
 async def test_control_tokens_and_strangers_are_refused(make, token):
     with pytest.raises(TokenOutOfRangeError):
         await make().of_tokens([97, token])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text"), [([], ""), ([BOS, 97, END, 98], "ab"), ([97, 195, 169, 195], "aé�")]
+)
+async def test_tokens_are_written_out(make, tokens, text):
+    assert await make().text_of(tokens) == text
+
+
+async def test_strangers_are_not_written_out(make):
+    with pytest.raises(TokenOutOfRangeError) as refused:
+        await make().text_of([97, 200])
+
+    assert refused.value.metadata["index"] == "1"
 
 
 async def test_only_the_templates_control_tokens_count(make):

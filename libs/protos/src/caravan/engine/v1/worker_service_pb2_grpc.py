@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class WorkerServiceStub:
-    """WorkerService runs requests on the worker's model. Gateways call Run; the engine host calls the
-    others.
+    """WorkerService runs requests on the worker's model. Gateways call Run, Tokenize and Detokenize; the
+    engine host calls Drain; both call WatchStats.
     """
 
     def __init__(self, channel):
@@ -40,6 +40,16 @@ class WorkerServiceStub:
                 '/caravan.engine.v1.WorkerService/Run',
                 request_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.RunRequest.SerializeToString,
                 response_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.RunResponse.FromString,
+                _registered_method=True)
+        self.Tokenize = channel.unary_unary(
+                '/caravan.engine.v1.WorkerService/Tokenize',
+                request_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.TokenizeRequest.SerializeToString,
+                response_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.TokenizeResponse.FromString,
+                _registered_method=True)
+        self.Detokenize = channel.unary_unary(
+                '/caravan.engine.v1.WorkerService/Detokenize',
+                request_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.DetokenizeRequest.SerializeToString,
+                response_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.DetokenizeResponse.FromString,
                 _registered_method=True)
         self.WatchStats = channel.unary_stream(
                 '/caravan.engine.v1.WorkerService/WatchStats',
@@ -54,12 +64,26 @@ class WorkerServiceStub:
 
 
 class WorkerServiceServicer:
-    """WorkerService runs requests on the worker's model. Gateways call Run; the engine host calls the
-    others.
+    """WorkerService runs requests on the worker's model. Gateways call Run, Tokenize and Detokenize; the
+    engine host calls Drain; both call WatchStats.
     """
 
     def Run(self, request, context):
         """Run queues a request, computes it, and streams its events.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Tokenize(self, request, context):
+        """Tokenize splits a text or a rendered chat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Detokenize(self, request, context):
+        """Detokenize writes tokens out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,6 +111,16 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     request_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.RunRequest.FromString,
                     response_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.RunResponse.SerializeToString,
             ),
+            'Tokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Tokenize,
+                    request_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.TokenizeRequest.FromString,
+                    response_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.TokenizeResponse.SerializeToString,
+            ),
+            'Detokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Detokenize,
+                    request_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.DetokenizeRequest.FromString,
+                    response_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.DetokenizeResponse.SerializeToString,
+            ),
             'WatchStats': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchStats,
                     request_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.WatchStatsRequest.FromString,
@@ -106,8 +140,8 @@ def add_WorkerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class WorkerService:
-    """WorkerService runs requests on the worker's model. Gateways call Run; the engine host calls the
-    others.
+    """WorkerService runs requests on the worker's model. Gateways call Run, Tokenize and Detokenize; the
+    engine host calls Drain; both call WatchStats.
     """
 
     @staticmethod
@@ -127,6 +161,60 @@ class WorkerService:
             '/caravan.engine.v1.WorkerService/Run',
             caravan_dot_engine_dot_v1_dot_worker__service__pb2.RunRequest.SerializeToString,
             caravan_dot_engine_dot_v1_dot_worker__service__pb2.RunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Tokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/caravan.engine.v1.WorkerService/Tokenize',
+            caravan_dot_engine_dot_v1_dot_worker__service__pb2.TokenizeRequest.SerializeToString,
+            caravan_dot_engine_dot_v1_dot_worker__service__pb2.TokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Detokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/caravan.engine.v1.WorkerService/Detokenize',
+            caravan_dot_engine_dot_v1_dot_worker__service__pb2.DetokenizeRequest.SerializeToString,
+            caravan_dot_engine_dot_v1_dot_worker__service__pb2.DetokenizeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class WorkerServiceStub:
-    """WorkerService runs requests on the worker's model. Gateways call Run; the engine host calls the
-    others.
+    """WorkerService runs requests on the worker's model. Gateways call Run, Tokenize and Detokenize; the
+    engine host calls Drain; both call WatchStats.
     """
 
     @_typing.overload
@@ -37,6 +37,10 @@ class WorkerServiceStub:
     def __new__(cls, channel: _aio.Channel) -> WorkerServiceAsyncStub: ...
     Run: _grpc.UnaryStreamMultiCallable[_worker_service_pb2.RunRequest, _worker_service_pb2.RunResponse]
     """Run queues a request, computes it, and streams its events."""
+    Tokenize: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.TokenizeRequest, _worker_service_pb2.TokenizeResponse]
+    """Tokenize splits a text or a rendered chat."""
+    Detokenize: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.DetokenizeRequest, _worker_service_pb2.DetokenizeResponse]
+    """Detokenize writes tokens out."""
     WatchStats: _grpc.UnaryStreamMultiCallable[_worker_service_pb2.WatchStatsRequest, _worker_service_pb2.WatchStatsResponse]
     """WatchStats sends the worker's numbers once a second."""
     Drain: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.DrainRequest, _worker_service_pb2.DrainResponse]
@@ -44,21 +48,25 @@ class WorkerServiceStub:
 
 @_typing.type_check_only
 class WorkerServiceAsyncStub(WorkerServiceStub):
-    """WorkerService runs requests on the worker's model. Gateways call Run; the engine host calls the
-    others.
+    """WorkerService runs requests on the worker's model. Gateways call Run, Tokenize and Detokenize; the
+    engine host calls Drain; both call WatchStats.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Run: _aio.UnaryStreamMultiCallable[_worker_service_pb2.RunRequest, _worker_service_pb2.RunResponse]  # type: ignore[assignment]
     """Run queues a request, computes it, and streams its events."""
+    Tokenize: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.TokenizeRequest, _worker_service_pb2.TokenizeResponse]  # type: ignore[assignment]
+    """Tokenize splits a text or a rendered chat."""
+    Detokenize: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.DetokenizeRequest, _worker_service_pb2.DetokenizeResponse]  # type: ignore[assignment]
+    """Detokenize writes tokens out."""
     WatchStats: _aio.UnaryStreamMultiCallable[_worker_service_pb2.WatchStatsRequest, _worker_service_pb2.WatchStatsResponse]  # type: ignore[assignment]
     """WatchStats sends the worker's numbers once a second."""
     Drain: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.DrainRequest, _worker_service_pb2.DrainResponse]  # type: ignore[assignment]
     """Drain stops admission, waits for what runs up to a time, and ends the rest."""
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """WorkerService runs requests on the worker's model. Gateways call Run; the engine host calls the
-    others.
+    """WorkerService runs requests on the worker's model. Gateways call Run, Tokenize and Detokenize; the
+    engine host calls Drain; both call WatchStats.
     """
 
     @_abc_1.abstractmethod
@@ -68,6 +76,22 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_service_pb2.RunResponse], _abc.AsyncIterator[_worker_service_pb2.RunResponse]]:
         """Run queues a request, computes it, and streams its events."""
+
+    @_abc_1.abstractmethod
+    def Tokenize(
+        self,
+        request: _worker_service_pb2.TokenizeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.TokenizeResponse, _abc.Awaitable[_worker_service_pb2.TokenizeResponse]]:
+        """Tokenize splits a text or a rendered chat."""
+
+    @_abc_1.abstractmethod
+    def Detokenize(
+        self,
+        request: _worker_service_pb2.DetokenizeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.DetokenizeResponse, _abc.Awaitable[_worker_service_pb2.DetokenizeResponse]]:
+        """Detokenize writes tokens out."""
 
     @_abc_1.abstractmethod
     def WatchStats(
