@@ -2,6 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup gen gen-check stubs fmt lint types arch test run stop restart status logs lock \
         lock-check verify clean
+.PHONY: bench bench-peer
 .PHONY: compose-up compose-down compose-test
 
 BIN := .venv/bin
@@ -62,6 +63,12 @@ arch: setup ## import-linter: which code may import which
 
 test: setup ## all tests (ARGS='-k name' for some)
 	$(BIN)/python -m pytest $(ARGS)
+
+bench-peer: setup ## build llama-server of the same llama.cpp into build/peer, once
+	@$(BIN)/python tests/bench/peer.py
+
+bench: bench-peer ## Caravan beside llama-server, in alternation (ARGS=--quick for a smoke run)
+	@$(BIN)/python tests/bench/bench.py $(ARGS)
 
 lock: setup ## write the lock files anew (UPGRADE=1 for newer versions)
 	@$(BIN)/python tools/locks.py compile $(if $(UPGRADE),--upgrade)
