@@ -6,6 +6,7 @@ clients.
 
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as trace_service_pb
 from opentelemetry.sdk.resources import Resource
@@ -20,14 +21,18 @@ from opentelemetry.sdk.trace.sampling import (
 from opentelemetry.trace import Tracer
 
 from caravan_obskit.instruments import Instruments, Label
-from caravan_obskit.otlp import export_request
+from caravan_obskit.otlp import OtlpSender, export_request
 from caravan_obskit.span_delivery import DeliveryLimits, SpanDelivery
+from caravan_rpckit.channel import open_channel
+from caravan_rpckit.tls import TlsIdentity
 from caravan_rpckit.tracing import CallTracing
 
 Deliver = Callable[[trace_service_pb.ExportTraceServiceRequest], Awaitable[None]]
 OnLost = Callable[[int, str], None]
 
 _CLOSING_S = 1.0
+_TELEMETRY = "telemetry"
+_TELEMETRY_TIMEOUT_S = 5.0
 _SPAN_LIMITS = SpanLimits(max_attributes=64, max_events=16, max_links=0, max_attribute_length=256)
 
 
@@ -93,6 +98,13 @@ class Tracing:
         """Begins to take spans to telemetry by `deliver`."""
         self._deliver = deliver
         self._delivery.start()
+
+    def start_towards(self, address: str, tls: TlsIdentity, resources: AsyncExitStack) -> None:
+        """Begins to take spans to telemetry at `address`; what was opened ends with `resources`."""
+        channel = open_channel(address, tls=tls, server_name=_TELEMETRY)
+        resources.push_async_callback(channel.close)
+        resources.push_async_callback(self.close)
+        self.start(OtlpSender(channel, timeout_s=_TELEMETRY_TIMEOUT_S))
 
     async def close(self) -> None:
         """Delivers what waits, within a second, and ends."""

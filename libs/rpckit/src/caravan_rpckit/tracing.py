@@ -129,6 +129,11 @@ class CallTrace:
         self._start_time_ns = time.time_ns()
 
     @property
+    def tracer(self) -> Tracer:
+        """Makes spans inside of the call's own."""
+        return UNTRACED.tracer if self._tracing is None else self._tracing.tracer
+
+    @property
     def trace_id(self) -> str:
         """32 hexadecimal digits; empty where there is no trace."""
         context = self.span.get_span_context()

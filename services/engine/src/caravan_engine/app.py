@@ -40,6 +40,7 @@ from caravan_obskit.instruments import Instruments
 from caravan_obskit.logging import configure_logging
 from caravan_obskit.ops_server import OpsServer
 from caravan_obskit.readiness import Readiness
+from caravan_obskit.tracing import Tracing, inner_sampler, lost_spans_counter, no_sampler
 from caravan_obskit.worker_metrics import ReplicaCollector
 from caravan_rpckit.errors import CaravanError
 from caravan_rpckit.server import RpcServer
@@ -73,7 +74,14 @@ class EngineApp:
         self._readiness = Readiness(("serving", "models"))
         self._budget = MemoryBudget(_budget_bytes(settings.workers))
         self._workers = WorkerClient(_reachable(settings.workers.listen_host), self._tls)
-        self._server = RpcServer(settings.server.address, tls=self._tls)
+        self._tracing = Tracing(
+            SERVICE,
+            sampler=no_sampler() if settings.telemetry.address is None else inner_sampler(),
+            on_lost=lost_spans_counter(self._instruments),
+        )
+        self._server = RpcServer(
+            settings.server.address, tls=self._tls, tracing=self._tracing.calls
+        )
         self._resources = contextlib.AsyncExitStack()
         self._manager: ModelManager | None = None
         self.rpc_port = 0
@@ -97,6 +105,7 @@ class EngineApp:
         manager = self._make_manager(data.path)
         self._manager = manager
         await manager.refresh()
+        self._start_tracing()
         await self._start_server(manager)
         stats = StatsWatch(manager.picture, self._workers.channel)
         await self._start_ops(manager, stats)
@@ -213,6 +222,11 @@ class EngineApp:
         self._resources.push_async_callback(ops.stop)
         await ops.start()
         self.ops_port = ops.port
+
+    def _start_tracing(self) -> None:
+        address = self._settings.telemetry.address
+        if address is not None:
+            self._tracing.start_towards(address, self._tls, self._resources)
 
     def _push_to_telemetry(self, stats: StatsWatch) -> None:
         address = self._settings.telemetry.address

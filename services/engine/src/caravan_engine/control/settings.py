@@ -21,6 +21,7 @@ class WorkerSettings(BaseModel):
     home: Path  # where the certificates are
     drain_timeout_s: float = Field(ge=0)
     log_level: str
+    telemetry_address: str | None = None  # where spans go
     context: ContextSettings
     queue: QueueSettings
     chat: ChatSettings

@@ -80,6 +80,7 @@ class WorkerLauncher:
             home=self._settings.home,
             drain_timeout_s=self._settings.workers.drain_timeout_s,
             log_level=self._settings.log.level,
+            telemetry_address=self._settings.telemetry.address,
             context=self._settings.context,
             queue=self._settings.queue,
             chat=self._settings.chat,

@@ -21,6 +21,7 @@ from caravan_engine.rpc.convert import (
 )
 from caravan_engine.rpc.errors import WrongModelError
 from caravan_engine.runtime.output_stream import OutputStream
+from caravan_engine.runtime.run_trace import RunTrace
 from caravan_rpckit.call import Call
 from caravan_rpckit.refusals import PeerNotAllowedError
 
@@ -64,6 +65,7 @@ class WorkerServicer:
         _require_peer(call, "gateway")
         # So that the line in our log has the name that everybody else knows the call by.
         call.request_id = run.caller.request_id or call.request_id
+        call.trace.begin(run.caller.traceparent)
         remaining_s = call.time_remaining()
         deadline = None if remaining_s is None else self._clock() + remaining_s
         seed = seed_of(run.request)
@@ -76,10 +78,13 @@ class WorkerServicer:
         )
         identity = Identity(self._model, self._model_digest, call.request_id, seed)
         stream = self._engine.submit(request)
+        trace = RunTrace(call.trace.tracer, call.trace.span)
         try:
             async for event in stream:
+                trace.saw(event)
                 yield to_response(event, identity)
         finally:
+            trace.end()
             await stream.aclose()
 
     async def Tokenize(

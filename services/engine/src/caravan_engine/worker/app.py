@@ -31,6 +31,7 @@ from caravan_engine.runtime.output_stream import LoopNotifier
 from caravan_engine.worker.host_pipe import HostPipe
 from caravan_engine.worker.memory import resident_bytes
 from caravan_engine.worker.threads import in_thread
+from caravan_obskit.tracing import Tracing, inner_sampler, no_sampler
 from caravan_rpckit.server import DEFAULT_REQUEST_LIMIT_BYTES, RpcServer
 from caravan_rpckit.tls import TlsIdentity
 
@@ -62,6 +63,11 @@ class WorkerApp:
         self._host = host
         self._on_fatal = on_fatal
         self._start_time_ms = time.time_ns() // 1_000_000
+        self._tls = TlsIdentity.in_home(settings.home, "engine")
+        self._tracing = Tracing(
+            "engine-worker",
+            sampler=no_sampler() if settings.telemetry_address is None else inner_sampler(),
+        )
         self._engine: EngineLoop | None = None
         self._server: RpcServer | None = None
         self._resources = contextlib.AsyncExitStack()
@@ -191,9 +197,11 @@ class WorkerApp:
 
         server = RpcServer(
             self._settings.address,
-            tls=TlsIdentity.in_home(self._settings.home, "engine"),
+            tls=self._tls,
             request_limit_bytes=_REQUEST_LIMIT_BYTES,
+            tracing=self._tracing.calls,
         )
+        self._start_tracing()
         servicer = WorkerServicer(
             engine,
             prompts,
@@ -213,6 +221,11 @@ class WorkerApp:
         self._resources.push_async_callback(server.stop, _END_GRACE_S)
         server.set_all_serving(True)
         return server
+
+    def _start_tracing(self) -> None:
+        address = self._settings.telemetry_address
+        if address is not None:
+            self._tracing.start_towards(address, self._tls, self._resources)
 
     async def _drain(self, timeout_s: float) -> int:
         """Waits until nothing runs; ends the rest after `timeout_s` and returns how many."""
