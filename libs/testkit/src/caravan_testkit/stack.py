@@ -62,6 +62,7 @@ class Stack:
             "CARAVAN_GATEWAY__ENGINE__ADDRESSES": self.grpc_address("engine"),
             "CARAVAN_GATEWAY__TELEMETRY__ADDRESS": self.grpc_address("telemetry"),
             "CARAVAN_ENGINE__TELEMETRY__ADDRESS": self.grpc_address("telemetry"),
+            "CARAVAN_POLICY__TELEMETRY__ADDRESS": self.grpc_address("telemetry"),
             "CARAVAN_ENGINE__WORKERS__PORT_BASE": "0",
         }
         return {
