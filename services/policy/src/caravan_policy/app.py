@@ -13,6 +13,7 @@ from caravan_obskit.instruments import Instruments
 from caravan_obskit.logging import configure_logging
 from caravan_obskit.ops_server import OpsServer
 from caravan_obskit.readiness import Readiness
+from caravan_obskit.tracing import Tracing, inner_sampler, lost_spans_counter, no_sampler
 from caravan_policy.backends.casbin_enforcer import CasbinRules
 from caravan_policy.config import PolicySettings
 from caravan_policy.domain.administrator import Administrator
@@ -51,6 +52,12 @@ class PolicyApplication:
         self._instruments = Instruments()
         self._metrics = PolicyMetrics(self._instruments)
         self._readiness = Readiness((_SERVING,))
+        self._tls = TlsIdentity.in_home(settings.home, "policy")
+        self._tracing = Tracing(
+            "policy",
+            sampler=no_sampler() if settings.telemetry.address is None else inner_sampler(),
+            on_lost=lost_spans_counter(self._instruments),
+        )
         self._feed: PolicyFeed | None = None
         self._changes: ChangeApplier | None = None
         self._server: RpcServer | None = None
@@ -77,6 +84,7 @@ class PolicyApplication:
         await self._start_ops()
         blocking = BlockingCalls(settings.database.connection_limit)
         self._stack.callback(blocking.close)
+        self._start_tracing()
         engine = await self._open_database(blocking, directory)
         await blocking.run(set_up, settings, engine)
         await self._serve(blocking, engine)
@@ -103,6 +111,11 @@ class PolicyApplication:
         )
         self._stack.push_async_callback(self._ops.stop)
         await self._ops.start()
+
+    def _start_tracing(self) -> None:
+        address = self._settings.telemetry.address
+        if address is not None:
+            self._tracing.start_towards(address, self._tls, self._stack)
 
     async def _open_database(self, blocking: BlockingCalls, directory: DataDirectory) -> Engine:
         engine = await blocking.run(
@@ -154,8 +167,9 @@ class PolicyApplication:
     ) -> None:
         self._server = server = RpcServer(
             self._settings.server.address,
-            tls=TlsIdentity.in_home(self._settings.home, "policy"),
+            tls=self._tls,
             observers=(self._metrics,),
+            tracing=self._tracing.calls,
         )
         for servicer, module, name in (
             (authentication, authentication_pb, "AuthenticationService"),

@@ -61,6 +61,14 @@ class WatchSettings(Section):
     )
 
 
+class TelemetrySettings(Section):
+    """Where the spans of traced calls go."""
+
+    address: Address | None = Field(
+        "127.0.0.1:50054", description="host:port of telemetry; `none` sends nothing."
+    )
+
+
 class LogSettings(Section):
     """What is logged."""
 
@@ -82,4 +90,7 @@ class PolicySettings(ServiceSettings):
         AdministrationSettings(), description="Changing who may call."
     )
     watch: WatchSettings = Field(WatchSettings(), description="Gateways that watch for changes.")
+    telemetry: TelemetrySettings = Field(
+        TelemetrySettings(), description="Where the spans of traced calls go."
+    )
     log: LogSettings = Field(LogSettings(), description="Logging.")

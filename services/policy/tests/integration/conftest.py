@@ -10,7 +10,12 @@ from caravan.policy.v1.authentication_service_pb2_grpc import AuthenticationServ
 from caravan.policy.v1.authorization_service_pb2_grpc import AuthorizationServiceStub
 from caravan.policy.v1.policy_admin_service_pb2_grpc import PolicyAdminServiceStub
 from caravan_policy.app import PolicyApplication
-from caravan_policy.config import PolicySettings, ServerSettings, WatchSettings
+from caravan_policy.config import (
+    PolicySettings,
+    ServerSettings,
+    TelemetrySettings,
+    WatchSettings,
+)
 from caravan_rpckit.certificates import ensure_certificates
 from caravan_rpckit.channel import open_channel
 from caravan_rpckit.tls import TlsIdentity
@@ -46,6 +51,7 @@ def settings(home) -> PolicySettings:
             address="127.0.0.1:0", ops_address="127.0.0.1:0", drain_timeout_s=5.0
         ),
         watch=WatchSettings(watcher_limit=3, buffer_limit=100),
+        telemetry=TelemetrySettings(address=None),
     )
 
 
