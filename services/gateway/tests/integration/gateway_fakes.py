@@ -14,7 +14,7 @@ from caravan.policy.v1 import policy_admin_service_pb2 as admin_pb
 from caravan.policy.v1 import principal_pb2
 from caravan.telemetry.v1 import ingest_service_pb2 as ingest_pb
 from caravan_rpckit.errors import CaravanError, FieldViolation, Reason
-from caravan_rpckit.server import RpcServer
+from caravan_rpckit.server import DEFAULT_REQUEST_LIMIT_BYTES, RpcServer
 from caravan_rpckit.tls import TlsIdentity
 
 
@@ -26,6 +26,8 @@ class RefusedError(CaravanError):
 
 class FakeServer:
     """Starts on a free port, and after a stop on the same one again."""
+
+    request_limit_bytes = DEFAULT_REQUEST_LIMIT_BYTES
 
     def __init__(self, home, service):
         self._tls = TlsIdentity.in_home(home, service)
@@ -40,7 +42,11 @@ class FakeServer:
         raise NotImplementedError
 
     async def start(self):
-        self._server = RpcServer(f"127.0.0.1:{self.port}", tls=self._tls)
+        self._server = RpcServer(
+            f"127.0.0.1:{self.port}",
+            tls=self._tls,
+            request_limit_bytes=self.request_limit_bytes,
+        )
         self.add_to(self._server)
         await self._server.start()
         self._server.set_all_serving(True)
@@ -251,7 +257,13 @@ class FakeEngine(FakeServer):
 
 
 class FakeWorker(FakeServer):
-    """Runs requests by their text: `hang`, `flood`, `refuse`, `cut`, `unfinished`, or N tokens."""
+    """Runs requests by their text.
+
+    `hang`, `choices`, `flood`, `refuse`, `cut`, `unfinished`, or a number of tokens.
+    """
+
+    # A client's request at its limit, and the caller that the gateway adds.
+    request_limit_bytes = DEFAULT_REQUEST_LIMIT_BYTES + 64 * 1024
 
     def __init__(self, home):
         super().__init__(home, "engine")
@@ -299,6 +311,10 @@ class FakeWorker(FakeServer):
                 metadata={"input_tokens": "9", "context_tokens": "8"},
             )
         yield self._started(request)
+        if text == "choices":
+            for response in _two_choices():
+                yield response
+            return
         if text == "hang":
             await asyncio.Event().wait()
         num_tokens = 100_000_000 if text == "flood" else int(text) if text.isdecimal() else 3
@@ -327,6 +343,29 @@ class FakeWorker(FakeServer):
 def _delta(index, text):
     delta = generation_pb.Delta(text=text, token_ids=[index], token_offset=index)
     return worker_pb.RunResponse(event=generation_pb.GenerateEvent(delta=delta))
+
+
+def _two_choices():
+    """Two choices in turns, the second of which ends first, with log-probabilities."""
+    for index, choice in enumerate((1, 0, 1, 0, 0)):
+        delta = generation_pb.Delta(
+            choice_index=choice,
+            text=f"{choice}",
+            token_ids=[index],
+            token_offset=index // 2,
+            logprobs=[generation_pb.TokenLogprobs(logprob=-float(index))],
+        )
+        yield worker_pb.RunResponse(event=generation_pb.GenerateEvent(delta=delta))
+    for choice, reason, num_tokens in ((1, "END_OF_TEXT", 2), (0, "LENGTH", 3)):
+        finished = generation_pb.Finished(
+            choice_index=choice,
+            finish_reason=generation_pb.FinishReason.Value(f"FINISH_REASON_{reason}"),
+            output_tokens=num_tokens,
+        )
+        yield worker_pb.RunResponse(event=generation_pb.GenerateEvent(finished=finished))
+    usage = generation_pb.Usage(input_tokens=7, output_tokens=5)
+    completed = generation_pb.Completed(usage=usage)
+    yield worker_pb.RunResponse(event=generation_pb.GenerateEvent(completed=completed))
 
 
 def _ending(num_tokens):

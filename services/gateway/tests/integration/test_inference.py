@@ -35,6 +35,27 @@ async def test_generate_collects_the_same_events(client):
     assert choice.stop_string == "!"
 
 
+async def test_generate_puts_each_choice_together_by_its_index(client, worker):
+    response = await client.generate(
+        "choices", choice_count=2, logprobs=generation_pb.LogprobOptions(top_count=1)
+    )
+
+    assert worker.runs[0].request.choice_count == 2
+    assert worker.runs[0].request.logprobs.top_count == 1
+    assert [choice.index for choice in response.choices] == [0, 1]
+    assert [choice.text for choice in response.choices] == ["000", "11"]
+    assert [list(choice.token_ids) for choice in response.choices] == [[1, 3, 4], [0, 2]]
+    assert [[one.logprob for one in choice.logprobs] for choice in response.choices] == [
+        [-1, -3, -4],
+        [0, -2],
+    ]
+    assert [choice.finish_reason for choice in response.choices] == [
+        generation_pb.FINISH_REASON_LENGTH,
+        generation_pb.FINISH_REASON_END_OF_TEXT,
+    ]
+    assert response.usage.output_tokens == 5
+
+
 async def test_the_worker_learns_who_is_calling(client, worker):
     await client.generate(seed=1, priority=40, labels={"team": "a"})
 

@@ -45,6 +45,15 @@ async def test_a_call_that_went_well_is_recorded_whole(client, telemetry):
     assert record.gateway_id == "gateway-under-test"
 
 
+async def test_each_choice_is_recorded_with_its_finish_reason(client, telemetry):
+    await client.generate("choices", choice_count=2)
+    await until(lambda: telemetry.records, "the record")
+
+    record = _only(telemetry)
+    assert list(record.finish_reasons) == ["length", "end_of_text"]
+    assert (record.input_tokens, record.output_tokens) == (7, 5)
+
+
 async def test_refused_calls_are_recorded_with_their_reason(client, telemetry):
     await failure_of(client.generate(""))
     await failure_of(client.generate(model="missing"))

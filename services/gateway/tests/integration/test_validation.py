@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from gateway_client import failure_of
+from gateway_client import failure_of, request_of
 
 from caravan.inference.v1 import generation_pb2 as generation_pb
 
@@ -20,6 +20,12 @@ async def test_all_faults_are_named_at_once_with_their_paths(client, worker):
         repeat_penalty=math.inf,
         penalty_last_n=8193,
         logit_bias={3: 101.0, 4: 1.0},
+        typical_p=0,
+        dry=generation_pb.DryOptions(
+            multiplier=math.nan, allowed_length=101, sequence_breakers=["", "x" * 41, "ok"]
+        ),
+        xtc=generation_pb.XtcOptions(probability=-1, threshold=0.6),
+        mirostat=generation_pb.MirostatOptions(tau=math.inf, eta=0),
     )
 
     code, details = await failure_of(
@@ -31,6 +37,8 @@ async def test_all_faults_are_named_at_once_with_their_paths(client, worker):
             max_output_tokens=0,
             priority=101,
             labels={"": "x"},
+            choice_count=17,
+            logprobs=generation_pb.LogprobOptions(top_count=21),
         )
     )
 
@@ -42,9 +50,20 @@ async def test_all_faults_are_named_at_once_with_their_paths(client, worker):
         "sampling.top_p",
         "sampling.repeat_penalty",
         "sampling.penalty_last_n",
+        "sampling.typical_p",
+        "sampling.dry.multiplier",
+        "sampling.dry.allowed_length",
+        "sampling.dry.sequence_breakers[0]",
+        "sampling.dry.sequence_breakers[1]",
+        "sampling.xtc.probability",
+        "sampling.xtc.threshold",
+        "sampling.mirostat.tau",
+        "sampling.mirostat.eta",
         "sampling.logit_bias[3]",
         "stop[1]",
         "max_output_tokens",
+        "choice_count",
+        "logprobs.top_count",
         "priority",
         "labels",
     ]
@@ -87,12 +106,24 @@ async def test_everything_at_its_bound_is_taken(client, worker):
             presence_penalty=2,
             penalty_last_n=8192,
             logit_bias=dict.fromkeys(range(1024), -100.0),
+            typical_p=1,
+            dry=generation_pb.DryOptions(
+                multiplier=5,
+                base=4,
+                allowed_length=100,
+                penalty_last_n=8192,
+                sequence_breakers=["x" * 40] * 16,
+            ),
+            xtc=generation_pb.XtcOptions(probability=1, threshold=0.5),
+            mirostat=generation_pb.MirostatOptions(tau=20, eta=1),
         ),
         stop=["x" * 256] * 16,
         max_output_tokens=1,
         seed=2**64 - 1,
         priority=100,
         labels={"k" * 63: "v" * 255},
+        choice_count=16,
+        logprobs=generation_pb.LogprobOptions(top_count=20),
     )
 
     (run,) = worker.runs
@@ -107,10 +138,13 @@ async def test_a_request_over_4_mib_is_refused_with_its_size(client):
     assert details.metadata["limit_bytes"] == str(4 * 2**20)
 
 
-async def test_a_request_of_nearly_4_mib_is_served(client, worker):
-    await client.generate("x" * (4 * 2**20 - 100))
+async def test_a_request_of_exactly_4_mib_is_served(client, worker):
+    length = 4 * 2**20 - request_of("x" * 2**21).ByteSize() + 2**21
+    assert request_of("x" * length).ByteSize() == 4 * 2**20
 
-    assert len(worker.runs[0].request.text) == 4 * 2**20 - 100
+    await client.generate("x" * length)
+
+    assert len(worker.runs[0].request.text) == length
 
 
 async def test_undecodable_bytes_are_refused(gateway, client):

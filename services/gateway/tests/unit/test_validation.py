@@ -7,10 +7,13 @@ from hypothesis import strategies as st
 from caravan_gateway.domain.errors import EmptyInputError, InvalidFieldsError
 from caravan_gateway.domain.generation import (
     ChatInput,
+    Dry,
     GenerationSpec,
+    Mirostat,
     Sampling,
     TextInput,
     TokenInput,
+    Xtc,
 )
 from caravan_gateway.domain.validation import validate
 
@@ -30,6 +33,7 @@ GOOD = {
     "frequency_penalty": (-2, 0, 2),
     "presence_penalty": (-2, 0, 2),
     "penalty_last_n": (0, 64, 8192),
+    "typical_p": (1e-6, 1),
 }
 BAD = {
     "temperature": (-0.1, 5.1),
@@ -40,6 +44,23 @@ BAD = {
     "frequency_penalty": (-2.1, 2.1),
     "presence_penalty": (-2.1, 2.1),
     "penalty_last_n": (8193,),
+    "typical_p": (0, 1.01),
+}
+OPTIONS = {
+    Dry: {
+        "multiplier": ((0, 5), (-0.1, 5.1)),
+        "base": ((1, 4), (0.9, 4.1)),
+        "allowed_length": ((0, 100), (101,)),
+        "penalty_last_n": ((0, 8192), (8193,)),
+    },
+    Xtc: {
+        "probability": ((0, 1), (-0.1, 1.1)),
+        "threshold": ((0, 0.5), (-0.1, 0.51)),
+    },
+    Mirostat: {
+        "tau": ((1e-6, 20), (0, 20.1)),
+        "eta": ((1e-6, 1), (0, 1.1)),
+    },
 }
 NEVER = (math.nan, math.inf, -math.inf)
 
@@ -55,6 +76,65 @@ def test_a_sampling_value_in_its_range_is_taken(make_spec, name, value):
 )
 def test_a_sampling_value_out_of_its_range_is_named(make_spec, name, value):
     assert _fields(make_spec(sampling=Sampling(**{name: value}))) == [f"sampling.{name}"]
+
+
+def _with(kind, **values):
+    return Sampling(**{kind.__name__.lower(): kind(**values)})
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        (kind, name, value)
+        for kind, fields in OPTIONS.items()
+        for name, (good, _) in fields.items()
+        for value in good
+    ],
+)
+def test_a_value_of_a_sampler_of_its_own_in_its_range_is_taken(make_spec, kind, name, value):
+    validate(make_spec(sampling=_with(kind, **{name: value})))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        (kind, name, value)
+        for kind, fields in OPTIONS.items()
+        for name, (_, bad) in fields.items()
+        for value in (*bad, *NEVER)
+    ],
+)
+def test_a_value_of_a_sampler_of_its_own_out_of_its_range_is_named(make_spec, kind, name, value):
+    path = f"sampling.{kind.__name__.lower()}.{name}"
+    assert _fields(make_spec(sampling=_with(kind, **{name: value}))) == [path]
+
+
+def test_sequence_breakers_have_a_number_and_a_size(make_spec):
+    path = "sampling.dry.sequence_breakers"
+    validate(make_spec(sampling=_with(Dry, breaker_sizes=(1, 40) * 8)))
+    sizes = _with(Dry, breaker_sizes=(1, 0, 41))
+    assert _fields(make_spec(sampling=sizes)) == [f"{path}[1]", f"{path}[2]"]
+    assert _fields(make_spec(sampling=_with(Dry, breaker_sizes=(1,) * 17))) == [path]
+
+
+def test_all_faults_of_all_samplers_come_at_once(make_spec):
+    sampling = Sampling(
+        typical_p=math.nan,
+        dry=Dry(multiplier=math.inf, base=5),
+        xtc=Xtc(probability=2, threshold=math.nan),
+        mirostat=Mirostat(tau=0, eta=-math.inf),
+    )
+    assert _fields(make_spec(sampling=sampling, choice_count=0, logprob_top_count=21)) == [
+        "sampling.typical_p",
+        "sampling.dry.multiplier",
+        "sampling.dry.base",
+        "sampling.xtc.probability",
+        "sampling.xtc.threshold",
+        "sampling.mirostat.tau",
+        "sampling.mirostat.eta",
+        "choice_count",
+        "logprobs.top_count",
+    ]
 
 
 @pytest.mark.parametrize("value", [100.1, -100.1, *NEVER])
@@ -136,6 +216,20 @@ def test_counts_have_their_bounds(make_spec):
     validate(make_spec(priority=0))
     assert _fields(make_spec(max_output_tokens=0)) == ["max_output_tokens"]
     assert _fields(make_spec(priority=101)) == ["priority"]
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad", "path"),
+    [
+        ("choice_count", (1, 16), (0, 17), "choice_count"),
+        ("logprob_top_count", (0, 20), (21,), "logprobs.top_count"),
+    ],
+)
+def test_choices_and_logprobs_have_their_bounds(make_spec, name, good, bad, path):
+    for value in good:
+        validate(make_spec(**{name: value}))
+    for value in bad:
+        assert _fields(make_spec(**{name: value})) == [path]
 
 
 @given(

@@ -29,6 +29,33 @@ class ChatInput:
 
 
 @dataclass(frozen=True, slots=True)
+class Dry:
+    """What penalizes repeated sequences. `breaker_sizes` are in bytes, in order."""
+
+    multiplier: float = 0.0
+    base: float | None = None
+    allowed_length: int | None = None
+    penalty_last_n: int | None = None
+    breaker_sizes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Xtc:
+    """What excludes the most probable tokens now and then."""
+
+    probability: float = 0.0
+    threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mirostat:
+    """What steers towards a level of surprise."""
+
+    tau: float | None = None
+    eta: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How tokens are chosen; None where the client left it to the default."""
 
@@ -41,11 +68,18 @@ class Sampling:
     presence_penalty: float | None = None
     penalty_last_n: int | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    typical_p: float | None = None
+    dry: Dry | None = None
+    xtc: Xtc | None = None
+    mirostat: Mirostat | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationSpec:
-    """One request. `stop_sizes` are in bytes, in order."""
+    """One request. `stop_sizes` are in bytes, in order.
+
+    `logprob_top_count` is None where no log-probabilities are wanted.
+    """
 
     model: str
     input: TextInput | TokenInput | ChatInput | None
@@ -55,3 +89,5 @@ class GenerationSpec:
     seed: int | None = None
     priority: int | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    choice_count: int | None = None
+    logprob_top_count: int | None = None

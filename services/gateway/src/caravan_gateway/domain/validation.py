@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from caravan_gateway.domain.errors import EmptyInputError, InvalidFieldsError
 from caravan_gateway.domain.generation import (
     ChatInput,
+    Dry,
     GenerationSpec,
+    Mirostat,
     Sampling,
     TextInput,
     TokenInput,
+    Xtc,
 )
 from caravan_rpckit.errors import FieldViolation
 
@@ -25,6 +28,10 @@ MAX_TOP_K = 1024
 MAX_PENALTY_LAST_N = 8192
 MAX_LOGIT_BIAS_COUNT = 1024
 MAX_LOGIT_BIAS = 100.0
+MAX_DRY_BREAKER_COUNT = 16
+MAX_DRY_BREAKER_BYTES = 40
+MAX_CHOICE_COUNT = 16
+MAX_LOGPROB_TOP_COUNT = 20
 MAX_PRIORITY = 100
 MAX_LABEL_COUNT = 16
 MAX_LABEL_KEY_BYTES = 63
@@ -61,6 +68,21 @@ _SAMPLING_RANGES: Mapping[str, _Range] = {
     "frequency_penalty": _Range(-2, 2),
     "presence_penalty": _Range(-2, 2),
     "penalty_last_n": _Range(0, MAX_PENALTY_LAST_N),
+    "typical_p": _Range(0, 1, low_included=False),
+}
+_DRY_RANGES: Mapping[str, _Range] = {
+    "multiplier": _Range(0, 5),
+    "base": _Range(1, 4),
+    "allowed_length": _Range(0, 100),
+    "penalty_last_n": _Range(0, MAX_PENALTY_LAST_N),
+}
+_XTC_RANGES: Mapping[str, _Range] = {
+    "probability": _Range(0, 1),
+    "threshold": _Range(0, 0.5),
+}
+_MIROSTAT_RANGES: Mapping[str, _Range] = {
+    "tau": _Range(0, 20, low_included=False),
+    "eta": _Range(0, 1, low_included=False),
 }
 _BIAS_RANGE = _Range(-MAX_LOGIT_BIAS, MAX_LOGIT_BIAS)
 
@@ -97,12 +119,20 @@ def _faults(spec: GenerationSpec) -> Violations:
         yield FieldViolation("model", f"must have 1 to {MAX_MODEL_NAME_BYTES} bytes")
     yield from _input_faults(spec)
     yield from _sampling_faults(spec.sampling)
-    yield from _stop_faults(spec.stop_sizes)
+    yield from _size_faults("stop", spec.stop_sizes, MAX_STOP_COUNT, MAX_STOP_BYTES)
+    yield from _count_faults(spec)
+    yield from _label_faults(spec.labels)
+
+
+def _count_faults(spec: GenerationSpec) -> Violations:
     if spec.max_output_tokens is not None and spec.max_output_tokens < 1:
         yield FieldViolation("max_output_tokens", "must be at least 1")
+    if spec.choice_count is not None and not 1 <= spec.choice_count <= MAX_CHOICE_COUNT:
+        yield FieldViolation("choice_count", f"must be 1 to {MAX_CHOICE_COUNT}")
+    if spec.logprob_top_count is not None and spec.logprob_top_count > MAX_LOGPROB_TOP_COUNT:
+        yield FieldViolation("logprobs.top_count", f"must be 0 to {MAX_LOGPROB_TOP_COUNT}")
     if spec.priority is not None and spec.priority > MAX_PRIORITY:
         yield FieldViolation("priority", f"must be 0 to {MAX_PRIORITY}")
-    yield from _label_faults(spec.labels)
 
 
 def _input_faults(spec: GenerationSpec) -> Violations:
@@ -119,10 +149,32 @@ def _input_faults(spec: GenerationSpec) -> Violations:
 
 
 def _sampling_faults(sampling: Sampling) -> Violations:
-    for name, allowed in _SAMPLING_RANGES.items():
-        value: float | None = getattr(sampling, name)
+    yield from _range_faults("sampling", sampling, _SAMPLING_RANGES)
+    yield from _range_faults("sampling.dry", sampling.dry, _DRY_RANGES)
+    if sampling.dry is not None:
+        yield from _size_faults(
+            "sampling.dry.sequence_breakers",
+            sampling.dry.breaker_sizes,
+            MAX_DRY_BREAKER_COUNT,
+            MAX_DRY_BREAKER_BYTES,
+        )
+    yield from _range_faults("sampling.xtc", sampling.xtc, _XTC_RANGES)
+    yield from _range_faults("sampling.mirostat", sampling.mirostat, _MIROSTAT_RANGES)
+    yield from _bias_faults(sampling)
+
+
+def _range_faults(
+    path: str,
+    options: Sampling | Dry | Xtc | Mirostat | None,
+    ranges: Mapping[str, _Range],
+) -> Violations:
+    for name, allowed in ranges.items():
+        value: float | None = getattr(options, name, None)
         if value is not None and not allowed.holds(value):
-            yield FieldViolation(f"sampling.{name}", str(allowed))
+            yield FieldViolation(f"{path}.{name}", str(allowed))
+
+
+def _bias_faults(sampling: Sampling) -> Violations:
     bias = sampling.logit_bias
     if len(bias) > MAX_LOGIT_BIAS_COUNT:
         yield FieldViolation("sampling.logit_bias", f"must be at most {MAX_LOGIT_BIAS_COUNT}")
@@ -131,12 +183,12 @@ def _sampling_faults(sampling: Sampling) -> Violations:
         yield FieldViolation(f"sampling.logit_bias[{token}]", str(_BIAS_RANGE))
 
 
-def _stop_faults(sizes: Sequence[int]) -> Violations:
-    if len(sizes) > MAX_STOP_COUNT:
-        yield FieldViolation("stop", f"must be at most {MAX_STOP_COUNT}")
-    faulty = [index for index, size in enumerate(sizes) if not 1 <= size <= MAX_STOP_BYTES]
+def _size_faults(path: str, sizes: Sequence[int], max_count: int, max_bytes: int) -> Violations:
+    if len(sizes) > max_count:
+        yield FieldViolation(path, f"must be at most {max_count}")
+    faulty = [index for index, size in enumerate(sizes) if not 1 <= size <= max_bytes]
     for index in faulty[:MAX_VIOLATIONS_PER_FIELD]:
-        yield FieldViolation(f"stop[{index}]", f"must have 1 to {MAX_STOP_BYTES} bytes")
+        yield FieldViolation(f"{path}[{index}]", f"must have 1 to {max_bytes} bytes")
 
 
 def _label_faults(labels: Mapping[str, str]) -> Violations:

@@ -1,7 +1,10 @@
 """Between the wire and the domain, for what clients ask of the gateway."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from caravan.gateway.v1 import gateway_admin_service_pb2 as gateway_pb
@@ -9,10 +12,13 @@ from caravan.inference.v1 import generation_pb2 as generation_pb
 from caravan.model.v1 import model_pb2 as model_pb
 from caravan_gateway.domain.generation import (
     ChatInput,
+    Dry,
     GenerationSpec,
+    Mirostat,
     Sampling,
     TextInput,
     TokenInput,
+    Xtc,
 )
 from caravan_gateway.domain.inference_call import InferenceCall
 from caravan_gateway.runtime.gateway_status import GatewayStatus
@@ -23,6 +29,7 @@ _KNOWN_ROLES = frozenset(generation_pb.ChatRole.values()) - {generation_pb.CHAT_
 _SAMPLING_FIELDS = (
     *("temperature", "top_k", "top_p", "min_p"),
     *("repeat_penalty", "frequency_penalty", "presence_penalty", "penalty_last_n"),
+    "typical_p",
 )
 
 
@@ -60,6 +67,8 @@ def generation_spec_from(request: generation_pb.GenerateRequest) -> GenerationSp
         seed=request.seed if request.HasField("seed") else None,
         priority=request.priority if request.HasField("priority") else None,
         labels=dict(request.labels),
+        choice_count=request.choice_count if request.HasField("choice_count") else None,
+        logprob_top_count=request.logprobs.top_count if request.HasField("logprobs") else None,
     )
 
 
@@ -84,7 +93,32 @@ def _sampling_from(sampling: generation_pb.SamplingOptions) -> Sampling:
         for field, value in sampling.ListFields()
         if field.name in _SAMPLING_FIELDS
     }
-    return Sampling(**present, logit_bias=dict(sampling.logit_bias))
+    return Sampling(
+        **present,
+        logit_bias=dict(sampling.logit_bias),
+        dry=_dry_from(sampling.dry) if sampling.HasField("dry") else None,
+        xtc=_xtc_from(sampling.xtc) if sampling.HasField("xtc") else None,
+        mirostat=_mirostat_from(sampling.mirostat) if sampling.HasField("mirostat") else None,
+    )
+
+
+def _dry_from(dry: generation_pb.DryOptions) -> Dry:
+    breaker_sizes = tuple(len(text.encode()) for text in dry.sequence_breakers)
+    return Dry(**_present(dry, Dry), breaker_sizes=breaker_sizes)
+
+
+def _xtc_from(xtc: generation_pb.XtcOptions) -> Xtc:
+    return Xtc(**_present(xtc, Xtc))
+
+
+def _mirostat_from(mirostat: generation_pb.MirostatOptions) -> Mirostat:
+    return Mirostat(**_present(mirostat, Mirostat))
+
+
+def _present(options: Message, kind: type[Dry | Xtc | Mirostat]) -> dict[str, Any]:
+    """The fields that are set and that `kind` has by the same name."""
+    wanted = {field.name for field in dataclasses.fields(kind)}
+    return {field.name: value for field, value in options.ListFields() if field.name in wanted}
 
 
 def status_to(

@@ -11,6 +11,7 @@ class _Collected:
     def __init__(self) -> None:
         self.texts: list[str] = []
         self.token_ids: list[int] = []
+        self.logprobs: list[generation_pb.TokenLogprobs] = []
         self.finished = generation_pb.Finished()
 
 
@@ -58,12 +59,13 @@ class ResponseCollector:
         if self._num_bytes > self._max_bytes:
             advice = (
                 f"the answer is larger than {self._max_bytes} bytes; ask for fewer tokens, "
-                "or use StreamGenerate"
+                "choices or log-probabilities, or use StreamGenerate"
             )
             raise InvalidFieldsError([FieldViolation("max_output_tokens", advice)])
         choice = self._choice(delta.choice_index)
         choice.texts.append(delta.text)
         choice.token_ids.extend(delta.token_ids)
+        choice.logprobs.extend(delta.logprobs)
 
     def _choice(self, index: int) -> _Collected:
         return self._choices.setdefault(index, _Collected())
@@ -75,6 +77,7 @@ def _choice_to(index: int, collected: _Collected) -> generation_pb.Choice:
         text="".join(collected.texts),
         token_ids=collected.token_ids,
         finish_reason=collected.finished.finish_reason,
+        logprobs=collected.logprobs,
     )
     if collected.finished.HasField("stop_string"):
         choice.stop_string = collected.finished.stop_string
