@@ -42,8 +42,9 @@ class AsyncTransport:
         Raises:
             CaravanError: the call failed, also after repeating it.
         """
-        plan = CallPlan(self.connection, options)
-        answer: T = await AsyncRetrying(**plan.retry_rules)(self._unary_once, operation, plan)
+        plan = CallPlan(self.connection, options, operation)
+        with plan.ending():
+            answer: T = await AsyncRetrying(**plan.retry_rules)(self._unary_once, operation, plan)
         return answer
 
     async def collect(
@@ -61,13 +62,15 @@ class AsyncTransport:
 
     def stream(self, operation: Operation[T | None], options: CallOptions) -> "AsyncStream[T]":
         """Prepares a stream; the call begins when it is first read."""
-        return AsyncStream(self.channel, operation, CallPlan(self.connection, options))
+        return AsyncStream(self.channel, operation, CallPlan(self.connection, options, operation))
 
     def generation_stream(
         self, operation: Operation[Event | None], options: CallOptions
     ) -> "AsyncGenerationStream":
         """Like `stream`, for the events of a generation."""
-        return AsyncGenerationStream(self.channel, operation, CallPlan(self.connection, options))
+        return AsyncGenerationStream(
+            self.channel, operation, CallPlan(self.connection, options, operation)
+        )
 
     async def close(self) -> None:
         """Ends all calls and the connection."""
@@ -116,6 +119,7 @@ class AsyncStream(Generic[T]):
         self._closed = True
         if self._call is not None:
             self._call.cancel()
+        self._plan.end()
 
     def __aiter__(self) -> AsyncIterator[T]:
         return self
@@ -123,16 +127,17 @@ class AsyncStream(Generic[T]):
     async def __anext__(self) -> T:
         if self._closed:
             raise StopAsyncIteration
-        message: T | None
-        if self._call is None or self._attempt is None:
-            message = await AsyncRetrying(**self._plan.retry_rules)(self._open)
-        else:
-            message = await self._read(self._call, self._attempt)
+        try:
+            message = await self._next()
+        except BaseException as error:
+            self._plan.end(error)
+            raise
         if message is not None:
             self._arrived(message)
             return message
         if not self._closed:
             self._closed = True
+            self._plan.end()
             self._ended()
         raise StopAsyncIteration
 
@@ -152,6 +157,12 @@ class AsyncStream(Generic[T]):
 
     def _ended(self) -> None:
         """Called when the server has ended the stream well."""
+
+    async def _next(self) -> T | None:
+        if self._call is None or self._attempt is None:
+            first: T | None = await AsyncRetrying(**self._plan.retry_rules)(self._open)
+            return first
+        return await self._read(self._call, self._attempt)
 
     async def _open(self) -> T | None:
         attempt = self._plan.attempt()

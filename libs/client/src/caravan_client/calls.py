@@ -5,6 +5,8 @@ Does no I/O but reading certificate files.
 
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +16,10 @@ from caravan_client.connection import Connection, Tls, is_loopback
 from caravan_client.errors import CaravanError, ConfigurationError, ErrorDetails
 from caravan_client.generation import CallOptions
 from caravan_client.keywords import check_keywords
+from caravan_client.operations.operation import Operation
 from caravan_client.retries import RetryRules, retry_rules
 from caravan_client.statuses import REQUEST_ID_KEY, CallContext, error_of
+from caravan_client.tracing import TRACEPARENT_KEY, CallTrace
 
 _RESPONSE_LIMIT_BYTES = 64 * 1024 * 1024
 
@@ -32,7 +36,9 @@ class Attempt:
 class CallPlan:
     """One call over all its attempts: they share a deadline, and each has its own request id."""
 
-    def __init__(self, connection: Connection, options: CallOptions) -> None:
+    def __init__(
+        self, connection: Connection, options: CallOptions, operation: Operation[object]
+    ) -> None:
         """Starts the clock of the call.
 
         Raises:
@@ -48,6 +54,9 @@ class CallPlan:
                 "the timeout must be above 0 seconds", ErrorDetails(reason="INVALID_CONFIGURATION")
             )
         self._started = time.monotonic()
+        self._last_request_id: str | None = None
+        traceparent = options.get("traceparent")
+        self._trace = CallTrace(operation.title, operation.method, traceparent)
 
     @property
     def retry_rules(self) -> RetryRules:
@@ -56,15 +65,30 @@ class CallPlan:
 
     def attempt(self) -> Attempt:
         """Names the next attempt and gives it what is left of the time."""
-        request_id = self._request_id or uuid.uuid4().hex
+        request_id = self._last_request_id = self._request_id or uuid.uuid4().hex
         timeout_s = None
         if self.timeout_s is not None:
             timeout_s = max(0.0, self._started + self.timeout_s - time.monotonic())
         metadata = (
             ("authorization", f"Bearer {self._connection.api_key}"),
             (REQUEST_ID_KEY, request_id),
+            (TRACEPARENT_KEY, self._trace.begin()),
         )
         return Attempt(request_id, metadata, timeout_s)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Says that there will be no more attempts, and why; the first time counts."""
+        self._trace.end(error, self._last_request_id)
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """All attempts are made within it."""
+        try:
+            yield
+        except BaseException as error:
+            self.end(error)
+            raise
+        self.end()
 
     def error(self, error: grpc.RpcError, attempt: Attempt) -> CaravanError:
         """Makes the exception for an attempt that failed."""

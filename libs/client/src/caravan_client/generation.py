@@ -73,6 +73,8 @@ class CallOptions(TypedDict, total=False):
     """Most seconds for the call with its retries; None is without limit."""
     request_id: str
     """Names the call in logs, traces and usage; drawn for each attempt when left out."""
+    traceparent: str
+    """W3C trace context of what the call is a part of; else that of the program's own tracing."""
 
 
 class GenerateOptions(CallOptions, total=False):

@@ -30,6 +30,8 @@ def call_options(options: GenerateOptions) -> CallOptions:
         call["timeout_s"] = options["timeout_s"]
     if "request_id" in options:
         call["request_id"] = options["request_id"]
+    if "traceparent" in options:
+        call["traceparent"] = options["traceparent"]
     return call
 
 

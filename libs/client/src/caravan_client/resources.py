@@ -1,5 +1,6 @@
 """Models, principals, keys and the state of a deployment, as frozen values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -44,6 +45,24 @@ class ApiKeyState(StrEnum):
     ACTIVE = "active"
     EXPIRED = "expired"
     REVOKED = "revoked"
+    UNKNOWN = "unknown"
+
+
+class SpanKind(StrEnum):
+    """Which side of a call between processes a span is."""
+
+    INTERNAL = "internal"
+    SERVER = "server"
+    CLIENT = "client"
+    UNKNOWN = "unknown"
+
+
+class SpanStatus(StrEnum):
+    """How the work of a span ended."""
+
+    UNSET = "unset"
+    OK = "ok"
+    ERROR = "error"
     UNKNOWN = "unknown"
 
 
@@ -167,3 +186,37 @@ class GatewayStatus:
     models: tuple[Model, ...]
     num_active_calls: int
     num_spooled_records: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpanEvent:
+    """A moment within a span."""
+
+    name: str
+    time: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One stretch of work of one process; `parent_span_id` is empty at the root of a trace."""
+
+    trace_id: str
+    span_id: str
+    parent_span_id: str
+    service: str
+    name: str
+    kind: SpanKind
+    start_time: datetime | None
+    duration_ms: float
+    status: SpanStatus
+    attributes: Mapping[str, str]
+    events: tuple[SpanEvent, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Where the time of a call went, by start; `truncated` says that there were more spans."""
+
+    request_id: str
+    spans: tuple[Span, ...]
+    truncated: bool

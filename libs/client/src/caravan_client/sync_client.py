@@ -8,7 +8,7 @@ from typing import Self, Unpack
 from caravan_client.client_settings import ClientSettings, connection_of
 from caravan_client.generation import CallOptions, GenerateOptions, Generation, Message
 from caravan_client.keywords import call_options
-from caravan_client.operations import gateway, inference, models, policy
+from caravan_client.operations import gateway, inference, models, policy, traces
 from caravan_client.resources import (
     ApiKey,
     CreatedApiKey,
@@ -17,6 +17,7 @@ from caravan_client.resources import (
     Model,
     Principal,
     RoleDefinition,
+    Trace,
     UnloadedModel,
 )
 from caravan_client.sync_transport import GenerationStream, Stream, SyncTransport
@@ -85,6 +86,10 @@ class Caravan:
     def status(self, **call: Unpack[CallOptions]) -> GatewayStatus:
         """How the deployment is."""
         return self._transport.unary(gateway.get_status(), call)
+
+    def trace(self, of_request_id: str, **call: Unpack[CallOptions]) -> Trace:
+        """Where the time of a call went; its spans arrive a second or two after it."""
+        return self._transport.unary(traces.get_trace(of_request_id), call)
 
     def close(self) -> None:
         """Ends all calls and the connection."""

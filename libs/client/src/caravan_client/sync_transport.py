@@ -34,8 +34,9 @@ class SyncTransport:
         Raises:
             CaravanError: the call failed, also after repeating it.
         """
-        plan = CallPlan(self.connection, options)
-        answer: T = Retrying(**plan.retry_rules)(self._unary_once, operation, plan)
+        plan = CallPlan(self.connection, options, operation)
+        with plan.ending():
+            answer: T = Retrying(**plan.retry_rules)(self._unary_once, operation, plan)
         return answer
 
     def collect(self, page: Callable[[str], Operation[Page[T]]], options: CallOptions) -> list[T]:
@@ -51,13 +52,15 @@ class SyncTransport:
 
     def stream(self, operation: Operation[T | None], options: CallOptions) -> "Stream[T]":
         """Prepares a stream; the call begins when it is first read."""
-        return Stream(self._channel, operation, CallPlan(self.connection, options))
+        return Stream(self._channel, operation, CallPlan(self.connection, options, operation))
 
     def generation_stream(
         self, operation: Operation[Event | None], options: CallOptions
     ) -> "GenerationStream":
         """Like `stream`, for the events of a generation."""
-        return GenerationStream(self._channel, operation, CallPlan(self.connection, options))
+        return GenerationStream(
+            self._channel, operation, CallPlan(self.connection, options, operation)
+        )
 
     def close(self) -> None:
         """Ends all calls and the connection."""
@@ -108,6 +111,7 @@ class Stream(Generic[T]):
         self._closed = True
         if self._call is not None:
             self._call.cancel()
+        self._plan.end()
 
     def __iter__(self) -> Iterator[T]:
         return self
@@ -115,15 +119,17 @@ class Stream(Generic[T]):
     def __next__(self) -> T:
         if self._closed:
             raise StopIteration
-        if self._call is None or self._attempt is None:
-            message = Retrying(**self._plan.retry_rules)(self._open)
-        else:
-            message = self._read(self._call, self._attempt)
+        try:
+            message = self._next()
+        except BaseException as error:
+            self._plan.end(error)
+            raise
         if message is not None:
             self._arrived(message)
             return message
         if not self._closed:
             self._closed = True
+            self._plan.end()
             self._ended()
         raise StopIteration
 
@@ -143,6 +149,12 @@ class Stream(Generic[T]):
 
     def _ended(self) -> None:
         """Called when the server has ended the stream well."""
+
+    def _next(self) -> T | None:
+        if self._call is None or self._attempt is None:
+            first: T | None = Retrying(**self._plan.retry_rules)(self._open)
+            return first
+        return self._read(self._call, self._attempt)
 
     def _open(self) -> T | None:
         attempt = self._plan.attempt()

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from caravan_client.cli import doctor_command, inference_commands, status_command
+from caravan_client.cli import doctor_command, inference_commands, status_command, trace_command
 from caravan_client.cli.failures import (
     ExitStatus,
     report_error,
@@ -117,6 +117,7 @@ def build() -> typer.Typer:
     app.add_typer(model_group(), name="models")
     app.add_typer(key_group(), name="keys")
     status_command.register(app)
+    trace_command.register(app)
     doctor_command.register(app)
     return app
 

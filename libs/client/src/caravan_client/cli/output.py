@@ -13,6 +13,7 @@ from caravan_client.cli.terminal_text import harmless, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 
 class Output:
@@ -80,6 +81,10 @@ class Output:
 
         line = Text.assemble(*((harmless(text), style) for text, style in parts))
         self._console().print(line, soft_wrap=True)
+
+    def drawing(self, drawn: "Table") -> None:
+        """Prints a table that is made already."""
+        self._console().print(drawn)
 
     @contextmanager
     def waiting(self, text: str) -> Iterator[None]:

@@ -68,15 +68,28 @@ def chat_request(
 def generate(request: generation_pb.GenerateRequest) -> Operation[Generation]:
     """Asks for the whole answer."""
     return operation(
-        f"{_SERVICE}Generate", request, generation_pb.GenerateResponse, _parse_generation
+        f"{_SERVICE}Generate",
+        request,
+        generation_pb.GenerateResponse,
+        _parse_generation,
+        title=_title(request),
     )
 
 
 def stream_generate(request: generation_pb.GenerateRequest) -> Operation[Event | None]:
     """Asks for events; one that is newer than this client is read as None."""
     return operation(
-        f"{_SERVICE}StreamGenerate", request, generation_pb.GenerateEvent, _parse_event
+        f"{_SERVICE}StreamGenerate",
+        request,
+        generation_pb.GenerateEvent,
+        _parse_event,
+        title=_title(request),
     )
+
+
+def _title(request: generation_pb.GenerateRequest) -> str:
+    kind = "chat" if request.WhichOneof("input") == "chat" else "text_completion"
+    return f"{kind} {request.model[:100]}"
 
 
 def _request(options: GenerateOptions) -> generation_pb.GenerateRequest:

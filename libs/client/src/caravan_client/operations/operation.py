@@ -23,12 +23,13 @@ ResponseT = TypeVar("ResponseT", bound=Message)
 class Operation(Generic[T_co]):
     """One call to make, over either kind of channel and as often as needed.
 
-    `decode` turns each message of the answer into a value.
+    `decode` turns each message of the answer into a value. `title` is what spans of it are named.
     """
 
     method: str
     payload: bytes = field(repr=False)
     decode: Callable[[bytes], T_co] = field(repr=False)
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,14 @@ class Page(Generic[T_co]):
 
 
 def operation(
-    method: str, request: Message, response: type[ResponseT], parse: Callable[[ResponseT], T_co]
+    method: str,
+    request: Message,
+    response: type[ResponseT],
+    parse: Callable[[ResponseT], T_co],
+    *,
+    title: str = "",
 ) -> Operation[T_co]:
-    """Makes the call of `method` with `request`.
+    """Makes the call of `method` with `request`; without a title it is named after the method.
 
     Raises:
         InvalidRequestError: the request is larger than any gateway takes.
@@ -69,7 +75,7 @@ def operation(
                 ErrorDetails(reason="INVALID_ANSWER"),
             ) from None
 
-    return Operation(method, payload, decode)
+    return Operation(method, payload, decode, title or method.removeprefix("/"))
 
 
 def fill(message: Message, path: str = "", /, **values: object) -> None:
