@@ -21,6 +21,7 @@ RUST_PLUGINS = (
     "protoc-gen-tonic@0.5.0",
     "protoc-gen-prost-crate@0.5.0",
 )
+MAVEN = ("mvn", "--batch-mode", "--quiet", "-Dstyle.color=never")
 _MAVEN_COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.11.0:copy"
 
 _TAIL_CHARACTERS = 3000
@@ -125,7 +126,7 @@ def _maven_program(folder: Path, coordinates: str) -> Path:
     if not program.exists():
         place.mkdir(parents=True, exist_ok=True)
         options = [f"-Dartifact={artifact}", f"-DoutputDirectory={place}"]
-        run(["mvn", "-B", "-q", _MAVEN_COPY, *options], cwd=place, timeout_s=180)
+        run([*MAVEN, _MAVEN_COPY, *options], cwd=place, timeout_s=180)
         program.chmod(0o755)
     return program
 

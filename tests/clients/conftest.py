@@ -22,7 +22,7 @@ from caravan_rpckit.call import Call
 from caravan_rpckit.errors import CaravanError
 from caravan_rpckit.server import RpcServer
 from caravan_testkit.stack import Stack, running_stack
-from protoc_plugins import StepFailedError, ToolMissingError, need, run
+from protoc_plugins import MAVEN, StepFailedError, ToolMissingError, need, run
 
 SOURCES = Path(__file__).resolve().parent
 BUILDS = SOURCES.parents[1] / "build" / "clients"
@@ -64,7 +64,7 @@ RECIPES = {
     "java": Recipe(
         stubs="java",
         tools=("mvn", "javac", "java"),
-        build=("mvn", "-B", "-q", "compile"),
+        build=(*MAVEN, "compile"),
         start=("java", "-cp", "target/classes:target/lib/*", "caravan.example.Main"),
     ),
 }
@@ -115,9 +115,10 @@ def program(request: pytest.FixtureRequest) -> Program:
     except ToolMissingError as error:
         pytest.skip(f"{language}: {error}")
     except StepFailedError as error:
-        if CANNOT_BUILD_HERE.search(str(error)) is None:
+        reasons = [line for line in str(error).splitlines() if CANNOT_BUILD_HERE.search(line)]
+        if not reasons:
             raise
-        pytest.skip(f"{language} can't be built here: {' '.join(str(error).split())[:300]}")
+        pytest.skip(f"{language} can't be built here: {reasons[0].strip()[:300]}")
     return Program(folder, recipe.start)
 
 
