@@ -1,10 +1,17 @@
 """A gateway without models behind it, whose answers a test can choose."""
 
 import asyncio
+import fcntl
 import os
+import pty
+import re
+import select
+import struct
 import subprocess
 import sys
+import termios
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -23,6 +30,17 @@ from caravan_rpckit.server import RpcServer
 from caravan_rpckit.tls import PublicTls
 
 KEY = "test-key-9d1f"
+PATIENCE_S = 30
+
+# Becomes the command in a session of its own, so that Ctrl-C at its terminal reaches it.
+TAKE_TERMINAL = """
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, "-m", "caravan_client", *sys.argv[1:]])
+"""
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 DIGEST = "ab" * 32
 
 
@@ -263,6 +281,45 @@ class FakeGateway:
         return names[start:end], str(end) if end < len(names) else ""
 
 
+class Terminal:
+    """The person's side of a pseudo terminal; shows text without its escape sequences."""
+
+    def __init__(self):
+        self._person, self.program = pty.openpty()
+        self._written = b""
+        self._matched = 0
+
+    def expect(self, pattern: str, patience_s: float = PATIENCE_S) -> str:
+        """Reads until `pattern` shows up after what was matched before; returns that part."""
+        deadline = time.monotonic() + patience_s
+        while not (match := re.search(pattern, self.unmatched, re.DOTALL)):
+            ready, _, _ = select.select([self._person], [], [], max(0, deadline - time.monotonic()))
+            if not ready:
+                raise TimeoutError(f"no {pattern!r} in {self.unmatched!r}")
+            self._written += os.read(self._person, 65536)
+        self._matched += match.end()
+        return match.string[: match.end()]
+
+    @property
+    def unmatched(self) -> str:
+        """What was shown after the last match."""
+        return _ESCAPES.sub("", self._written.decode(errors="replace"))[self._matched :]
+
+    def type(self, text: str | bytes) -> None:
+        os.write(self._person, text.encode() if isinstance(text, str) else text)
+
+    def paste(self, text: str) -> None:
+        """As a terminal does that tells pasting from typing."""
+        self.type(f"\x1b[200~{text}\x1b[201~")
+
+    def resize(self, columns: int) -> None:
+        fcntl.ioctl(self.program, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+
+    def close(self) -> None:
+        os.close(self._person)
+        os.close(self.program)
+
+
 class GatewayThread:
     """Runs a fake gateway beside the test, which may block."""
 
@@ -356,3 +413,22 @@ def start_command(gateway: FakeGateway):
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:
                 stream.close()
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    terminal = Terminal()
+    terminal.resize(columns=80)
+    yield terminal
+    terminal.close()
+
+
+@pytest.fixture
+def start_at_terminal(start_command, terminal: Terminal):
+    """Starts the command as a person does; `terminal` is what that person has."""
+
+    def start(*arguments: str) -> subprocess.Popen:
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal.program)
+        return start_command(*arguments, **streams, launcher=("-c", TAKE_TERMINAL))
+
+    return start

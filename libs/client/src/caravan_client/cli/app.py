@@ -9,7 +9,13 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from caravan_client.cli import doctor_command, inference_commands, status_command, trace_command
+from caravan_client.cli import (
+    completion_command,
+    doctor_command,
+    inference_commands,
+    status_command,
+    trace_command,
+)
 from caravan_client.cli.failures import (
     ExitStatus,
     report_error,
@@ -108,7 +114,6 @@ def build() -> typer.Typer:
     """Puts the commands together."""
     app = typer.Typer(
         cls=CaravanGroup,
-        add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
@@ -119,6 +124,7 @@ def build() -> typer.Typer:
     status_command.register(app)
     trace_command.register(app)
     doctor_command.register(app)
+    completion_command.register(app)
     return app
 
 

@@ -40,6 +40,14 @@ def chat(
         str | None,
         typer.Option("--system", "-s", metavar="TEXT", help="Instructions to the model."),
     ] = None,
+    history: Annotated[
+        bool,
+        typer.Option(
+            "--history/--no-history",
+            help="Keep what is typed in a conversation for the next one.",
+            rich_help_panel="Output",
+        ),
+    ] = True,
 ) -> None:
     """Ask a model, or talk with it when no text is given at a terminal.
 
@@ -50,7 +58,8 @@ def chat(
     options = generate_options(flags, sampling)
     message = _read_text(text)
     if message is None:
-        _converse(context, connection, options, system, flags)
+        with open_session(context, connection) as session:
+            _converse(session, options, system, stats=flags.stats, history=history)
         return
     turns = [] if system is None else [Message.system(system)]
     turns.append(Message.user(message.removesuffix("\n")))
@@ -104,18 +113,22 @@ def _answer(
 
 
 def _converse(
-    context: typer.Context,
-    connection: ConnectionOptions,
+    session: Session,
     options: "GenerateOptions",
     system: str | None,
-    flags: GenerationFlags,
+    *,
+    stats: bool,
+    history: bool,
 ) -> None:
+    if session.output.as_json:
+        raise typer.BadParameter("--json needs a text", param_hint="TEXT")
+    from caravan_client.cli.chat_history import ChatHistory, history_path
     from caravan_client.cli.conversation import Conversation
+    from caravan_client.cli.line_editor import open_editor
 
-    with open_session(context, connection) as session:
-        if session.output.as_json:
-            raise typer.BadParameter("--json needs a text", param_hint="TEXT")
-        Conversation(session, options, system, stats=flags.stats).run()
+    conversation = Conversation(session, options, system, stats=stats)
+    kept = ChatHistory(history_path()) if history else None
+    conversation.run(open_editor(kept, conversation.complete))
 
 
 def _read_text(argument: str | None) -> str | None:

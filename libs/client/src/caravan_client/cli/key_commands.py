@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from caravan_client.cli.completion import complete_key
 from caravan_client.cli.options import ConnectionOptions
 from caravan_client.cli.parameter_groups import grouped
 from caravan_client.cli.quantities import parse_duration, time_text
@@ -95,7 +96,12 @@ def list_keys(
 def revoke(
     context: typer.Context,
     connection: ConnectionOptions,
-    key_id: Annotated[str, typer.Argument(metavar="KEY", help="Its id, from `keys list`.")],
+    key_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="KEY", help="Its id, from `keys list`.", autocompletion=complete_key
+        ),
+    ],
 ) -> None:
     """Make a key stop working everywhere within a second."""
     with open_session(context, connection) as session:

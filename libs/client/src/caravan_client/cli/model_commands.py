@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from caravan_client.cli.completion import complete_model
 from caravan_client.cli.options import ConnectionOptions
 from caravan_client.cli.output import Output
 from caravan_client.cli.parameter_groups import grouped
@@ -14,7 +15,10 @@ from caravan_client.resources import LoadPhase, LoadProgress, Model
 
 MODEL_COLUMNS = ("MODEL", "ALIASES", "STATE", "SIZE", "CONTEXT", "WORKERS", "DESCRIPTION")
 
-_Name = Annotated[str, typer.Argument(metavar="MODEL", help="Name or alias.")]
+_Name = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="Name or alias.", autocompletion=complete_model),
+]
 
 
 def model_group() -> typer.Typer:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from caravan_client.cli.completion import complete_model
 from caravan_client.connection import Tls
 from caravan_client.generation import GenerateOptions, Sampling
 
@@ -118,7 +119,14 @@ class GenerationFlags:
     """What is generated, beside how tokens are chosen."""
 
     model: Annotated[
-        str, typer.Option("--model", "-m", metavar="NAME", rich_help_panel=_GENERATION)
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="NAME",
+            autocompletion=complete_model,
+            rich_help_panel=_GENERATION,
+        ),
     ] = "bundled"
     max_output_tokens: Annotated[
         int | None,

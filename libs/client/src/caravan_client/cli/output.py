@@ -63,6 +63,12 @@ class Output:
         if sys.stderr.isatty() and not self.as_json:
             self.note(text)
 
+    def aside(self, text: str) -> None:
+        """Like `hint`, with the spaces as they are."""
+        if sys.stderr.isatty() and not self.as_json:
+            sys.stderr.write(f"{harmless(text)}\n")
+            sys.stderr.flush()
+
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Prints rows under headings; in a pipe without colour and at full width."""
         from rich.table import Table
