@@ -53,7 +53,9 @@ class FileAnswerer:
     """Runs llama.cpp in this process, for quick looks at a checkpoint."""
 
     def __init__(self, path: Path) -> None:
-        self._llama = llama_cpp.Llama(str(path), n_ctx=2048, n_threads=2, verbose=False)
+        self._llama = llama_cpp.Llama(
+            str(path), n_ctx=2048, n_threads=1, n_threads_batch=1, verbose=False
+        )
 
     def chat(self, messages: Sequence[Message], most_tokens: int) -> str:
         """See `Answerer`; the template is the one that the training documents follow."""

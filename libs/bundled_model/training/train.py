@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from corpus.documents import Document
-from corpus.mixture import documents, paraphrase_documents, shares
+from corpus.mixture import Share, documents, first_shares, later_shares, paraphrase_documents
 from model import Shape, Weights, logits, make_weights
 from optimizer import make_optimizer
 from packing import Rows, pack
@@ -34,43 +34,46 @@ _DECAY_SHARE = 0.3
 _SAVE_S = 240.0
 _LEAST_ANSWER = 0.2
 """What a token of an answer counts at least."""
-_CURRICULUM_STEPS = 200
 _HELD_OUT_SEED = "held out"
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A stretch of training with rows of one length; `until` is the share of steps at its end."""
+    """A stretch of training with rows of one length and one mixture."""
 
-    until: float
     length: int
     most_filler: int
     jumps: bool
+    mixture: Callable[[int], tuple[Share, ...]]
+
+    def shares(self) -> tuple[Share, ...]:
+        """Returns what is read in this phase."""
+        return self.mixture(self.most_filler)
 
 
-CURRICULUM = Phase(until=0.0, length=256, most_filler=6, jumps=False)
-"""The first steps: recall over short distances, until it is found at all."""
-PHASES = (
-    Phase(until=0.70, length=256, most_filler=20, jumps=True),
-    Phase(until=0.88, length=512, most_filler=45, jumps=True),
-    Phase(until=1.00, length=1024, most_filler=95, jumps=False),
-)
+NEAR = Phase(length=256, most_filler=6, jumps=False, mixture=first_shares)
+"""Recall over short distances, until it is found at all."""
+BASICS = Phase(length=256, most_filler=20, jumps=True, mixture=first_shares)
+COPYING = Phase(length=256, most_filler=20, jumps=True, mixture=later_shares)
+LONGER = Phase(length=512, most_filler=45, jumps=True, mixture=later_shares)
+LONGEST = Phase(length=1024, most_filler=95, jumps=False, mixture=later_shares)
+_BEGINNING = ((200, NEAR), (500, BASICS))
+_REST = ((0.70, COPYING), (0.88, LONGER), (1.0, LONGEST))
 
 
 def make_tokenizer(seed: int) -> Tokenizer:
     """Learns the tokenizer from a sample of the corpus."""
     draw = random.Random(f"{seed}/tokenizer")
-    stream = documents(draw, CURRICULUM.most_filler)
+    stream = documents(draw, NEAR.shares())
     sample = (next(stream) for _ in range(_TOKENIZER_DOCUMENTS))
     words = count_words(span.text for text in sample for span in text if not span.special)
     return learn(words, VOCABULARY)
 
 
 def phase_of(step: int, steps: int) -> Phase:
-    """Returns the phase that a step belongs to."""
-    if step < _CURRICULUM_STEPS:
-        return CURRICULUM
-    return next(phase for phase in PHASES if step < phase.until * steps)
+    """Returns the phase of a step: the first ones end at fixed steps, the others at shares."""
+    ends = (*_BEGINNING, *((share * steps, phase) for share, phase in _REST))
+    return next(phase for end, phase in ends if step < end)
 
 
 def chunk_of_rows(seed: int, step: int, steps: int, tokenizer: Tokenizer) -> Rows:
@@ -78,7 +81,7 @@ def chunk_of_rows(seed: int, step: int, steps: int, tokenizer: Tokenizer) -> Row
     phase = phase_of(step, steps)
     draw = random.Random(f"{seed}/{step}")
     return pack(
-        documents(draw, phase.most_filler),
+        documents(draw, phase.shares()),
         tokenizer,
         num_rows=_CHUNK * _STEP_TOKENS // phase.length,
         length=phase.length,
@@ -128,7 +131,7 @@ def held_out_rows(tokenizer: Tokenizer) -> dict[str, Rows]:
             yield make(draw)  # type: ignore[operator]
 
     rows = {}
-    for share in shares(PHASES[0].most_filler):
+    for share in COPYING.shares():
         draw = random.Random(_HELD_OUT_SEED)
         source = endless(share.make, draw)
         rows[share.name] = pack(source, tokenizer, num_rows=8, length=256, jumps=None)

@@ -1,9 +1,10 @@
 """How much of each kind of document the model reads."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from corpus.copying import copying_document
 from corpus.documents import Document, Message, chat
 from corpus.questions import held_out, listed, question_document
 from corpus.recall import recall_document
@@ -20,8 +21,8 @@ class Share:
     make: Callable[[random.Random], Document]
 
 
-def shares(most_filler: int) -> tuple[Share, ...]:
-    """The mixture, with recall over at most that many sentences."""
+def first_shares(most_filler: int) -> tuple[Share, ...]:
+    """The mixture to begin with; recall is over at most that many sentences."""
     return (
         Share("questions", 58, question_document),
         Share("stories", 8, story_document),
@@ -31,9 +32,20 @@ def shares(most_filler: int) -> tuple[Share, ...]:
     )
 
 
-def documents(draw: random.Random, most_filler: int) -> Iterator[Document]:
+def later_shares(most_filler: int) -> tuple[Share, ...]:
+    """The mixture once questions are known well: more to look up and to copy."""
+    return (
+        Share("questions", 42, question_document),
+        Share("stories", 6, story_document),
+        Share("recall", 20, lambda draw: recall_document(draw, most_filler)),
+        Share("extraction", 14, extraction_document),
+        Share("tools", 6, tool_document),
+        Share("copying", 12, copying_document),
+    )
+
+
+def documents(draw: random.Random, kinds: Sequence[Share]) -> Iterator[Document]:
     """Yields documents of all kinds for ever."""
-    kinds = shares(most_filler)
     while True:
         (kind,) = draw.choices(kinds, [kind.percent for kind in kinds])
         yield kind.make(draw)

@@ -20,6 +20,15 @@ class _Kind:
 
 
 @dataclass(frozen=True, slots=True)
+class RecallFact:
+    """Something said, a question for it, and its answer."""
+
+    statement: str
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
 class RecallCase:
     """A chat that ends with a question, and the value that the answer must contain."""
 
@@ -93,6 +102,21 @@ def filler_sentence(draw: random.Random) -> str:
     if draw.random() < 0.5:
         return f"{draw.choice(_TIMES)} the {draw.choice(_THINGS)} {draw.choice(_DOINGS)}."
     return f"{draw.choice(_TIMES)} the {draw.choice(_PEOPLE)} {draw.choice(_DEEDS)}."
+
+
+def recall_facts(draw: random.Random, count: int) -> list[RecallFact]:
+    """Makes facts of different kinds."""
+    facts = []
+    for kind in draw.sample(_KINDS, count):
+        value = draw.choice(kind.values)
+        facts.append(
+            RecallFact(
+                statement=draw.choice(kind.statements).format(v=value),
+                question=draw.choice(kind.questions),
+                answer=kind.answer.format(v=value),
+            )
+        )
+    return facts
 
 
 def recall_case(draw: random.Random, num_filler: int, *, turns: bool) -> RecallCase:

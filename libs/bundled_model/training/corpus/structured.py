@@ -49,6 +49,15 @@ def extraction(draw: random.Random) -> tuple[str, str]:
     return order, json.dumps({field: value})
 
 
+def all_fields(draw: random.Random) -> tuple[str, dict[str, str | int]]:
+    """Returns a sentence and everything that it says, in the order of `_FIELDS`."""
+    template = draw.choice(_PERSONS)
+    values = {name: draw.choice(choices) for name, choices in _FIELDS.items()}
+    said = {name: value for name, value in values.items() if f"{{{name}}}" in template}
+    fields = {name: int(value) if name == "age" else value for name, value in said.items()}
+    return template.format(**values), fields
+
+
 def extraction_document(draw: random.Random) -> Document:
     """One extraction."""
     order, answer = extraction(draw)

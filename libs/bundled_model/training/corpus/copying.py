@@ -1,0 +1,47 @@
+"""Documents in which many words have to be copied: they teach to look back, in few tokens."""
+
+import json
+import random
+
+from corpus.documents import COPIED, Document, Message, chat, with_jumps
+from corpus.recall import filler_sentence, recall_facts
+from corpus.structured import all_fields
+from corpus.words import CITIES, CODES, COLOURS, NAMES, NUMBERS, PETS
+
+_EVERYTHING = (*NAMES, *CITIES, *CODES, *COLOURS, *NUMBERS, *PETS)
+_LONGEST_LIST = 12
+_MOST_FACTS = 6
+
+
+def copying_document(draw: random.Random) -> Document:
+    """A list to repeat, several facts that are all asked for, or all fields as JSON."""
+    makers = (_repetition, _many_facts, _all_fields)
+    return draw.choices(makers, (3, 4, 3))[0](draw)
+
+
+def _repetition(draw: random.Random) -> Document:
+    words = " ".join(draw.sample(_EVERYTHING, draw.randint(3, _LONGEST_LIST)))
+    return chat([Message("user", f"Repeat: {words}."), Message("assistant", f"{words}.")])
+
+
+def _many_facts(draw: random.Random) -> Document:
+    facts = recall_facts(draw, draw.randint(2, _MOST_FACTS))
+    said = [fact.statement for fact in facts]
+    for _ in range(draw.choice((0, 0, 1, 2, 4))):
+        said.insert(draw.randrange(len(said) + 1), filler_sentence(draw))
+    draw.shuffle(facts)
+    first, *others = facts
+    messages = [
+        Message("user", " ".join([*said, first.question])),
+        Message("assistant", first.answer),
+    ]
+    for fact in others:
+        messages += [Message("user", fact.question), Message("assistant", fact.answer)]
+    return with_jumps(chat(messages, weight=COPIED))
+
+
+def _all_fields(draw: random.Random) -> Document:
+    text, values = all_fields(draw)
+    order = draw.choice(("Extract all fields as JSON: {}", "{} Give me all of it as JSON."))
+    messages = [Message("user", order.format(text)), Message("assistant", json.dumps(values))]
+    return chat(messages, weight=COPIED)
