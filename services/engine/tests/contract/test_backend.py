@@ -142,6 +142,6 @@ def test_greedy_options_need_no_filter(backend):
 def test_candidates_come_best_first_and_at_most_top_k(backend):
     options = SamplingOptions(top_k=5, top_p=1.0, min_p=0.0, temperature=0.5)
     logits = np.random.default_rng(0).normal(0, 3, backend.vocabulary.size).astype(np.float32)
-    ids, kept = backend.candidate_filter(options).narrow(logits)
+    ids, kept = backend.candidate_filter(options).narrow(logits, excludes_top=False)
     assert ids.tolist() == np.argsort(-logits, kind="stable")[:5].tolist()
     assert np.allclose(kept, logits[ids] / 0.5, rtol=1e-6)

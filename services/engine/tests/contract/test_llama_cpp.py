@@ -10,9 +10,16 @@ import pytest
 from caravan_engine.backends.kv_state import parse_kv_state
 from caravan_engine.backends.llama_cpp import KvType, LlamaCppBackend, LlamaCppSettings
 from caravan_engine.domain.errors import ModelLoadFailedError
+from caravan_engine.domain.mirostat import Mirostat
 from caravan_engine.domain.model_facts import Pooling
 from caravan_engine.domain.penalties import PenaltyWindow
-from caravan_engine.domain.sampling import SamplingOptions
+from caravan_engine.domain.repetitions import RepetitionWindow
+from caravan_engine.domain.sampling import (
+    DryOptions,
+    MirostatOptions,
+    SamplingOptions,
+    XtcOptions,
+)
 from caravan_engine.domain.step import Chunk, StepPlan
 from caravan_engine.domain.token_sampler import TokenSampler
 from caravan_testkit.tiny_model import TINY
@@ -98,9 +105,104 @@ def test_candidates_are_those_of_llama_cpps_whole_chain(backend, top_k, top_p, m
     ):
         lib.llama_sampler_chain_add(chain, sampler)
     theirs = apply(chain, row(3))
-    ids, logits = backend.candidate_filter(options).narrow(row(3))
+    ids, logits = backend.candidate_filter(options).narrow(row(3), excludes_top=False)
     assert ids.tolist() == [token for token, _ in theirs]
     assert logits.tolist() == [logit for _, logit in theirs]
+
+
+@pytest.mark.parametrize("excludes_top", [False, True])
+@pytest.mark.parametrize(
+    ("top_k", "typical_p", "top_p", "threshold", "temperature"),
+    [(40, 0.9, 0.95, 0.1, 0.8), (0, 0.5, 1.0, 0.01, 1.5), (0, 0.2, 0.9, 0.3, 1.0)],
+)
+def test_typical_and_xtc_are_those_of_llama_cpps_whole_chain(
+    backend, top_k, typical_p, top_p, threshold, temperature, excludes_top
+):
+    options = SamplingOptions(
+        top_k=top_k,
+        typical_p=typical_p,
+        top_p=top_p,
+        min_p=0.0,
+        xtc=XtcOptions(probability=0.5, threshold=threshold),
+        temperature=temperature,
+    )
+    chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+    for sampler in (
+        lib.llama_sampler_init_top_k(top_k or 1024),
+        lib.llama_sampler_init_typical(typical_p, 1),
+        lib.llama_sampler_init_top_p(top_p, 1),
+        lib.llama_sampler_init_min_p(0.0, 1),
+        lib.llama_sampler_init_xtc(1.0 if excludes_top else 0.0, threshold, 1, 0),
+        lib.llama_sampler_init_temp(temperature),
+    ):
+        lib.llama_sampler_chain_add(chain, sampler)
+    theirs = dict(apply(chain, row(3)))
+    ids, logits = backend.candidate_filter(options).narrow(row(3), excludes_top=excludes_top)
+    assert dict(zip(ids.tolist(), logits.tolist(), strict=True)) == theirs
+    assert logits.tolist() == sorted(logits, reverse=True)
+    again, _ = backend.candidate_filter(options).narrow(row(3), excludes_top=False)
+    assert set(again.tolist()) >= set(ids.tolist())
+
+
+def test_typical_takes_rows_with_improbable_and_banned_tokens(backend):
+    logits = row(5)
+    logits[100:400], logits[400:] = -1e30, -np.inf
+    options = SamplingOptions(top_k=0, typical_p=0.5, min_p=0.0, top_p=1.0)
+    ids, kept = backend.candidate_filter(options).narrow(logits, excludes_top=False)
+    assert 0 < ids.size < 100
+    assert ids.max() < 100
+    assert np.isfinite(kept).all()
+
+
+@pytest.mark.parametrize(("base", "allowed"), [(1.75, 2), (1.0, 1), (4.0, 0), (1.2, 5)])
+@pytest.mark.parametrize("last_n", [5, 60, 400])
+def test_dry_is_that_of_llama_cpp(backend, base, allowed, last_n):
+    vocabulary = backend.vocabulary
+    options = DryOptions(multiplier=0.8, base=base, allowed_length=allowed, penalty_last_n=last_n)
+    breakers = (ctypes.c_char_p * 4)(*(each.encode() for each in options.sequence_breakers))
+    newline, colon = (
+        vocabulary.tokenize(text, add_special=False, parse_special=False)[-1] for text in "\n:"
+    )
+    generator = np.random.default_rng(4)
+    history = generator.choice([*range(300, 305), *range(300, 305), newline, colon], 300).tolist()
+    sampler = lib.llama_sampler_init_dry(
+        lib.llama_model_get_vocab(backend.model), 0.8, base, allowed, last_n, breakers, 4
+    )
+    window = RepetitionWindow(options, vocabulary.pieces)
+    window.begin([])
+    num_penalized = 0
+    for token in history:
+        lib.llama_sampler_accept(sampler, token)
+        window.accept((token,))
+        array, ours = token_data(row(6)), row(6)
+        lib.llama_sampler_apply(sampler, ctypes.byref(array))
+        window.apply(ours)
+        theirs = np.array([array.data[i].logit for i in range(array.size)], np.float32)
+        assert np.allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+        num_penalized += int((ours != row(6)).sum())
+    lib.llama_sampler_free(sampler)
+    assert num_penalized > 0 or last_n <= allowed
+
+
+def test_mirostat_cuts_where_llama_cpps_does_while_both_choose_the_same():
+    sampler = lib.llama_sampler_init_mirostat_v2(7, 3.0, 0.2)
+    ours = Mirostat(MirostatOptions(tau=3.0, eta=0.2))
+    sizes = set()
+    for step in range(100):
+        logits = row(step)
+        array = token_data(logits)
+        lib.llama_sampler_apply(sampler, ctypes.byref(array))
+        ordered = np.sort(logits)[::-1]
+        probabilities = np.exp(ordered.astype(np.float64))
+        probabilities /= probabilities.sum()
+        num_kept = max(1, int((probabilities >= 2.0**-ours.mu).sum()))
+        assert array.size == num_kept
+        reached = probabilities[:num_kept].cumsum() / probabilities[:num_kept].sum()
+        uniform = reached[array.selected] - 1e-9
+        assert ours.choose(ordered, uniform) == array.selected
+        sizes.add(num_kept)
+    lib.llama_sampler_free(sampler)
+    assert len(sizes) > 10
 
 
 def test_a_shared_chain_keeps_nothing_from_one_row_to_the_next(backend):
@@ -108,7 +210,7 @@ def test_a_shared_chain_keeps_nothing_from_one_row_to_the_next(backend):
     shared = backend.candidate_filter(options)
 
     def narrowed(chain, seed):
-        ids, logits = chain.narrow(row(seed))
+        ids, logits = chain.narrow(row(seed), excludes_top=False)
         return ids.tolist(), logits.tolist()
 
     first = [narrowed(shared, seed) for seed in range(20)]

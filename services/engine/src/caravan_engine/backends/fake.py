@@ -87,7 +87,7 @@ class FakeBackend:
         return sum(map(len, self._memory.values()))
 
     def candidate_filter(self, options: SamplingOptions) -> CandidateFilter | None:
-        """See `domain.ports.Backend`; knows top-k and temperature only."""
+        """See `domain.ports.Backend`; knows top-k and temperature, and XTC drops the best one."""
         return None if options.is_greedy else _TopK(options)
 
     def release(self, seq_ids: Sequence[int]) -> None:
@@ -146,8 +146,9 @@ class _TopK:
         self._options = options
 
     def narrow(
-        self, logits: npt.NDArray[np.float32]
+        self, logits: npt.NDArray[np.float32], *, excludes_top: bool
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
         best = np.argsort(-logits, kind="stable")[: self._options.num_candidates]
+        best = best[1:] if excludes_top and best.size > 1 else best
         kept = (logits[best] / self._options.temperature).astype(np.float32)
         return best.astype(np.int32), kept

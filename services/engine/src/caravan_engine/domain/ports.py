@@ -65,11 +65,15 @@ class CandidateFilter(Protocol):
     """
 
     def narrow(
-        self, logits: npt.NDArray[np.float32]
+        self, logits: npt.NDArray[np.float32], *, excludes_top: bool
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
         """Returns ids and logits of the candidates, best first, temperature applied.
 
         At least one. The arrays are valid until the next call of any filter.
+
+        Args:
+            logits: # (vocabulary size,).
+            excludes_top: Whether XTC drops the top choices this time.
         """
         ...
 

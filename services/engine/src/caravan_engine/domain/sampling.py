@@ -15,14 +15,69 @@ MAX_CANDIDATES = 1024
 
 MAX_PENALTY_LAST_N = 8192
 MAX_LOGIT_BIASES = 1024
+MAX_SEQUENCE_BREAKERS = 16
+MAX_SEQUENCE_BREAKER_BYTES = 40
 
 _MASK64 = 0xFFFF_FFFF_FFFF_FFFF
 _GOLDEN_GAMMA = 0x9E37_79B9_7F4A_7C15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DryOptions:
+    """Penalty for repeated sequences: multiplier * base ** (length - allowed_length)."""
+
+    multiplier: float = 0.0  # 0: off
+    base: float = 1.75
+    allowed_length: int = 2
+    penalty_last_n: int = 1024  # 0: off
+    sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+
+    def violations(self) -> Iterator[FieldViolation]:
+        """Yields one for each field out of bounds."""
+        yield from _outside("dry.multiplier", self.multiplier, 0, 5)
+        yield from _outside("dry.base", self.base, 1, 4)
+        yield from _outside("dry.allowed_length", self.allowed_length, 0, 100)
+        yield from _outside("dry.penalty_last_n", self.penalty_last_n, 0, MAX_PENALTY_LAST_N)
+        path, limit = "sampling.dry.sequence_breakers", MAX_SEQUENCE_BREAKER_BYTES
+        if len(self.sequence_breakers) > MAX_SEQUENCE_BREAKERS:
+            yield FieldViolation(path, f"at most {MAX_SEQUENCE_BREAKERS} texts")
+        for index, breaker in enumerate(self.sequence_breakers):
+            if not 1 <= len(breaker.encode()) <= limit:
+                yield FieldViolation(f"{path}[{index}]", f"must have 1 to {limit} bytes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class XtcOptions:
+    """Now and then all of the most probable tokens but the least of them are dropped."""
+
+    probability: float = 0.0  # 0: off
+    threshold: float = 0.1
+
+    def violations(self) -> Iterator[FieldViolation]:
+        """Yields one for each field out of bounds."""
+        yield from _outside("xtc.probability", self.probability, 0, 1)
+        yield from _outside("xtc.threshold", self.threshold, 0, 0.5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MirostatOptions:
+    """Mirostat, version 2."""
+
+    tau: float = 5.0  # wanted surprise, bits
+    eta: float = 0.1  # learning rate
+
+    def violations(self) -> Iterator[FieldViolation]:
+        """Yields one for each field out of bounds."""
+        yield from _outside("mirostat.tau", self.tau, 0, 20, above_low=True)
+        yield from _outside("mirostat.eta", self.eta, 0, 1, above_low=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingOptions:
-    """How each token is chosen: bias, penalties, top-k, top-p, min-p, temperature, draw.
+    """How each token is chosen.
+
+    In this order: bias, penalties, DRY, top-k, typical, top-p, min-p, XTC, temperature, draw; or,
+    with mirostat: bias, penalties, DRY, temperature, mirostat.
 
     Raises:
         InvalidFieldError: for every field out of bounds, all at once; llama.cpp itself takes NaN
@@ -38,6 +93,10 @@ class SamplingOptions:
     presence_penalty: float = 0.0
     penalty_last_n: int = 64  # 0: no penalties
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    typical_p: float = 1.0
+    dry: DryOptions = DryOptions()
+    xtc: XtcOptions = XtcOptions()
+    mirostat: MirostatOptions | None = None
 
     def __post_init__(self) -> None:
         violations = tuple(self._violations())
@@ -52,6 +111,8 @@ class SamplingOptions:
     @property
     def num_candidates(self) -> int:
         """How many of the best logits take part in a draw."""
+        if self.mirostat:
+            return MAX_CANDIDATES
         return min(self.top_k or MAX_CANDIDATES, MAX_CANDIDATES)
 
     @property
@@ -62,6 +123,16 @@ class SamplingOptions:
         )
         return self.penalty_last_n > 0 and not neutral
 
+    @property
+    def has_dry(self) -> bool:
+        """Whether repeated sequences are penalised."""
+        return self.dry.multiplier > 0 and self.dry.penalty_last_n > 0
+
+    @property
+    def has_xtc(self) -> bool:
+        """Whether top choices are dropped now and then."""
+        return self.xtc.probability > 0 and self.mirostat is None
+
     def _violations(self) -> Iterator[FieldViolation]:
         yield from _outside("temperature", self.temperature, 0, 5)
         yield from _outside("top_k", self.top_k, 0, 2**31 - 1)
@@ -71,6 +142,11 @@ class SamplingOptions:
         yield from _outside("frequency_penalty", self.frequency_penalty, -2, 2)
         yield from _outside("presence_penalty", self.presence_penalty, -2, 2)
         yield from _outside("penalty_last_n", self.penalty_last_n, 0, MAX_PENALTY_LAST_N)
+        yield from _outside("typical_p", self.typical_p, 0, 1, above_low=True)
+        yield from self.dry.violations()
+        yield from self.xtc.violations()
+        if self.mirostat:
+            yield from self.mirostat.violations()
         if len(self.logit_bias) > MAX_LOGIT_BIASES:
             yield FieldViolation("sampling.logit_bias", f"at most {MAX_LOGIT_BIASES} entries")
         for token, bias in self.logit_bias.items():

@@ -5,9 +5,13 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from caravan_engine.domain.mirostat import Mirostat
 from caravan_engine.domain.penalties import PenaltyWindow
 from caravan_engine.domain.ports import CandidateFilter
+from caravan_engine.domain.repetitions import RepetitionWindow
 from caravan_engine.domain.sampling import SamplingOptions, draw_key, keyed_uniform
+
+_DRAW, _EXCLUSION = 0, 1  # uses of keyed draws
 
 
 class UnusableLogitsError(Exception):
@@ -15,9 +19,10 @@ class UnusableLogitsError(Exception):
 
 
 class TokenSampler:
-    """Bias, penalties, candidates, draw; holds nothing that its history doesn't determine.
+    """Bias, penalties, candidates, draw.
 
-    Built outside the decode thread, then owned by it.
+    Holds nothing that its history doesn't determine, but for the mu of `mirostat`. Built outside
+    the decode thread, then owned by it.
 
     Args:
         options: What the request says.
@@ -26,6 +31,7 @@ class TokenSampler:
         candidates: llama.cpp's filters for `options`; None when `options` are greedy.
         history: The prompt, and whatever else came before the first token to choose.
         banned: Tokens that are never chosen (the end-of-generation tokens with `ignore_eos`).
+        pieces: The bytes of each token of the vocabulary, for DRY.
     """
 
     def __init__(
@@ -37,20 +43,29 @@ class TokenSampler:
         candidates: CandidateFilter | None,
         history: Sequence[int],
         banned: Collection[int] = (),
+        pieces: Sequence[bytes] = (),
     ) -> None:
         biases = {**options.logit_bias, **dict.fromkeys(banned, -np.inf)}
         self._key = draw_key(seed, choice_index)
         self._candidates = candidates
         self._biased_ids = np.fromiter(biases.keys(), np.int64, len(biases))
         self._biases = np.fromiter(biases.values(), np.float32, len(biases))
-        self._penalties = PenaltyWindow(options) if options.has_penalties else None
-        if self._penalties:
-            self._penalties.accept(history[-options.penalty_last_n :])
+        self._exclusion_rate = options.xtc.probability if options.has_xtc else 0.0
+        self.mirostat = Mirostat(options.mirostat) if options.mirostat else None
+        self._windows: list[PenaltyWindow | RepetitionWindow] = []
+        if options.has_penalties:
+            penalties = PenaltyWindow(options)
+            penalties.accept(history[-options.penalty_last_n :])
+            self._windows.append(penalties)
+        if options.has_dry:
+            repetitions = RepetitionWindow(options.dry, pieces)
+            repetitions.begin(history)
+            self._windows.append(repetitions)
 
     def accept(self, token: int) -> None:
         """Takes a token into the history."""
-        if self._penalties:
-            self._penalties.accept((token,))
+        for window in self._windows:
+            window.accept((token,))
 
     def choose(self, logits: npt.NDArray[np.float32], position: int) -> int:
         """Returns the token for `position`; `logits` (vocabulary,) are changed in place.
@@ -60,22 +75,32 @@ class TokenSampler:
         """
         if self._biases.size:
             logits[self._biased_ids] += self._biases
-        if self._penalties:
-            self._penalties.apply(logits)
+        for window in self._windows:
+            window.apply(logits)
         if self._candidates is None:
             return _best(logits)
-        return self._draw(*self._candidates.narrow(logits), position)
+        ids, kept = self._candidates.narrow(logits, excludes_top=self._excludes_top(position))
+        return int(ids[self._draw(kept, keyed_uniform(self._key, position, _DRAW))])
 
-    def _draw(
-        self, ids: npt.NDArray[np.int32], logits: npt.NDArray[np.float32], position: int
-    ) -> int:
-        weights = np.exp(logits - logits[0], dtype=np.float64)
-        reached = weights.cumsum()
-        total = reached[-1]
-        if not total > 0:
+    def _excludes_top(self, position: int) -> bool:
+        if not self._exclusion_rate:
+            return False
+        return keyed_uniform(self._key, position, _EXCLUSION) < self._exclusion_rate
+
+    def _draw(self, logits: npt.NDArray[np.float32], uniform: float) -> int:
+        place = self.mirostat.choose(logits, uniform) if self.mirostat else _place(logits, uniform)
+        if place is None:
             raise UnusableLogitsError
-        target = keyed_uniform(self._key, position) * total
-        return int(ids[reached.searchsorted(target, side="right")])
+        return place
+
+
+def _place(logits: npt.NDArray[np.float32], uniform: float) -> int | None:
+    weights = np.exp(logits - logits[0], dtype=np.float64)
+    reached = weights.cumsum()
+    total = reached[-1]
+    if not total > 0:
+        return None
+    return int(reached.searchsorted(uniform * total, side="right"))
 
 
 def _best(logits: npt.NDArray[np.float32]) -> int:

@@ -1,9 +1,11 @@
 """Generation requests and their events: between protos and the engine's domain."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+from google.protobuf.message import Message as ProtoMessage
 
 from caravan.engine.v1 import worker_service_pb2 as worker_pb
 from caravan.inference.v1 import generation_pb2 as pb
@@ -23,7 +25,12 @@ from caravan_engine.domain.request import (
     DEFAULT_PRIORITY,
     GenerationRequest,
 )
-from caravan_engine.domain.sampling import SamplingOptions
+from caravan_engine.domain.sampling import (
+    DryOptions,
+    MirostatOptions,
+    SamplingOptions,
+    XtcOptions,
+)
 from caravan_engine.prompts.masking import Message
 from caravan_rpckit.errors import FieldViolation
 
@@ -34,6 +41,11 @@ _ROLES = {
     pb.CHAT_ROLE_USER: "user",
     pb.CHAT_ROLE_ASSISTANT: "assistant",
     pb.CHAT_ROLE_TOOL: "tool",
+}
+_NESTED_SAMPLING: dict[Literal["dry", "xtc", "mirostat"], Callable[..., object]] = {
+    "dry": DryOptions,
+    "xtc": XtcOptions,
+    "mirostat": MirostatOptions,
 }
 _FINISH_REASONS = {
     FinishReason.END_OF_TEXT: pb.FINISH_REASON_END_OF_TEXT,
@@ -85,8 +97,19 @@ def sampling_of(options: pb.SamplingOptions) -> SamplingOptions:
     Raises:
         InvalidFieldError: fields are out of bounds.
     """
-    given: dict[str, Any] = {field.name: value for field, value in options.ListFields()}
-    return SamplingOptions(**{**given, "logit_bias": dict(options.logit_bias)})
+    given = _given(options)
+    given["logit_bias"] = dict(options.logit_bias)
+    for name, kind in _NESTED_SAMPLING.items():
+        if options.HasField(name):
+            given[name] = kind(**_given(getattr(options, name)))
+    return SamplingOptions(**given)
+
+
+def _given(message: ProtoMessage) -> dict[str, Any]:
+    return {
+        field.name: tuple(value) if field.name == "sequence_breakers" else value
+        for field, value in message.ListFields()
+    }
 
 
 def seed_of(request: pb.GenerateRequest) -> int:

@@ -147,6 +147,7 @@ class EngineLoop:
             candidates=self._backend.candidate_filter(request.sampling),
             history=request.prompt,
             banned=self._backend.vocabulary.end_tokens if request.ignore_eos else (),
+            pieces=self._backend.vocabulary.pieces,
         )
 
     def _has_read(self, num_tokens: int) -> None:

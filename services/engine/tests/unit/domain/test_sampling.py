@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 from caravan_engine.domain.errors import InvalidFieldError
 from caravan_engine.domain.sampling import (
     MAX_CANDIDATES,
+    DryOptions,
+    MirostatOptions,
     SamplingOptions,
+    XtcOptions,
     draw_key,
     keyed_uniform,
 )
@@ -30,6 +33,9 @@ from caravan_engine.domain.sampling import (
         ("presence_penalty", 2.1),
         ("penalty_last_n", -1),
         ("penalty_last_n", 8193),
+        ("typical_p", 0.0),
+        ("typical_p", 1.1),
+        ("typical_p", math.nan),
     ],
 )
 def test_a_field_out_of_range_is_refused_with_its_path(field, value):
@@ -91,3 +97,37 @@ def test_draws_along_each_part_of_the_key_are_uniform_and_uncorrelated(vary):
 
 def _draw(*, seed=1, choice=0, position=0, use=0):
     return keyed_uniform(draw_key(seed, choice), position, use)
+
+
+@pytest.mark.parametrize(
+    ("options", "path"),
+    [
+        ({"dry": DryOptions(multiplier=5.1)}, "dry.multiplier"),
+        ({"dry": DryOptions(multiplier=math.nan)}, "dry.multiplier"),
+        ({"dry": DryOptions(base=0.9)}, "dry.base"),
+        ({"dry": DryOptions(base=4.1)}, "dry.base"),
+        ({"dry": DryOptions(base=math.inf)}, "dry.base"),
+        ({"dry": DryOptions(allowed_length=101)}, "dry.allowed_length"),
+        ({"dry": DryOptions(penalty_last_n=8193)}, "dry.penalty_last_n"),
+        ({"dry": DryOptions(sequence_breakers=("a",) * 17)}, "dry.sequence_breakers"),
+        ({"dry": DryOptions(sequence_breakers=("a", ""))}, "dry.sequence_breakers[1]"),
+        ({"dry": DryOptions(sequence_breakers=("é" * 21,))}, "dry.sequence_breakers[0]"),
+        ({"xtc": XtcOptions(probability=1.1)}, "xtc.probability"),
+        ({"xtc": XtcOptions(probability=math.nan)}, "xtc.probability"),
+        ({"xtc": XtcOptions(threshold=0.6)}, "xtc.threshold"),
+        ({"mirostat": MirostatOptions(tau=0)}, "mirostat.tau"),
+        ({"mirostat": MirostatOptions(tau=20.5)}, "mirostat.tau"),
+        ({"mirostat": MirostatOptions(eta=0)}, "mirostat.eta"),
+        ({"mirostat": MirostatOptions(eta=math.inf)}, "mirostat.eta"),
+    ],
+)
+def test_a_nested_field_out_of_range_is_refused_with_its_path(options, path):
+    with pytest.raises(InvalidFieldError) as caught:
+        SamplingOptions(**options)
+    assert [each.field for each in caught.value.field_violations] == [f"sampling.{path}"]
+
+
+def test_mirostat_takes_the_place_of_the_other_candidates_rules():
+    options = SamplingOptions(top_k=5, xtc=XtcOptions(probability=1.0), mirostat=MirostatOptions())
+    assert options.num_candidates == MAX_CANDIDATES
+    assert not options.has_xtc

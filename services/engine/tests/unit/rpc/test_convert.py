@@ -11,7 +11,12 @@ from caravan_engine.domain.events import (
     Started,
     Timings,
 )
-from caravan_engine.domain.sampling import SamplingOptions
+from caravan_engine.domain.sampling import (
+    DryOptions,
+    MirostatOptions,
+    SamplingOptions,
+    XtcOptions,
+)
 from caravan_engine.rpc.convert import (
     Identity,
     generation_of,
@@ -51,10 +56,43 @@ def test_every_sampling_field_arrives():
         "presence_penalty": 0.75,
         "penalty_last_n": 12,
         "logit_bias": {5: -2.0},
+        "typical_p": 0.5,
     }
-    assert {field.name for field in pb.SamplingOptions.DESCRIPTOR.fields} == set(values)
+    nested = {
+        "dry": {
+            "multiplier": 0.5,
+            "base": 1.5,
+            "allowed_length": 0,
+            "penalty_last_n": 7,
+            "sequence_breakers": ("a", "b"),
+        },
+        "xtc": {"probability": 0.5, "threshold": 0.25},
+        "mirostat": {"tau": 3.0, "eta": 0.5},
+    }
+    assert {each.name for each in pb.SamplingOptions.DESCRIPTOR.fields} == {*values, *nested}
+    for name, fields in nested.items():
+        message = pb.SamplingOptions.DESCRIPTOR.fields_by_name[name].message_type
+        assert {each.name for each in message.fields} == set(fields)
 
-    assert sampling_of(pb.SamplingOptions(**values)) == SamplingOptions(**values)
+    assert sampling_of(pb.SamplingOptions(**values, **nested)) == SamplingOptions(
+        **values,
+        dry=DryOptions(**nested["dry"]),
+        xtc=XtcOptions(**nested["xtc"]),
+        mirostat=MirostatOptions(**nested["mirostat"]),
+    )
+
+
+def test_samplers_that_are_merely_named_have_the_documented_defaults():
+    options = sampling_of(
+        pb.SamplingOptions(
+            dry=pb.DryOptions(multiplier=1), xtc=pb.XtcOptions(), mirostat=pb.MirostatOptions()
+        )
+    )
+
+    assert options.dry == DryOptions(multiplier=1)
+    assert options.dry.sequence_breakers == ("\n", ":", '"', "*")
+    assert (options.xtc, options.mirostat) == (XtcOptions(), MirostatOptions())
+    assert not options.has_xtc
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 5.5])

@@ -37,10 +37,10 @@ class LlamaCppBackend:
         self._settings = settings
         with LoadLog() as log:
             lib.llama_backend_init()
-            self._model = load_model(settings, on_progress, log)
-            self._context = create_context(settings, self._model, log)
+            self.model = load_model(settings, on_progress, log)
+            self._context = create_context(settings, self.model, log)
         self.memory = lib.llama_get_memory(self._context)
-        self.vocabulary = LlamaCppVocabulary(self._model)
+        self.vocabulary = LlamaCppVocabulary(self.model)
         self._arrays = BatchArrays(settings.batch_tokens)
         self._batch = _native_batch(self._arrays)
         self._logits = _LogitsView(self._context, self.vocabulary.size)
@@ -49,7 +49,7 @@ class LlamaCppBackend:
     @property
     def facts(self) -> ModelFacts:
         """What the model says of itself."""
-        return read_facts(self._model, self._context, self.vocabulary)
+        return read_facts(self.model, self._context, self.vocabulary)
 
     def candidate_filter(self, options: SamplingOptions) -> CandidateFilter | None:
         """See `domain.ports.Backend`."""
@@ -86,7 +86,7 @@ class LlamaCppBackend:
     def close(self) -> None:
         """See `domain.ports.Backend`."""
         lib.llama_free(self._context)
-        lib.llama_model_free(self._model)
+        lib.llama_model_free(self.model)
 
     def _faults(self, seq_id: int, length: int) -> list[str]:
         is_empty = lib.llama_memory_seq_pos_max(self.memory, seq_id) < 0
