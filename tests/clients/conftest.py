@@ -16,8 +16,10 @@ import pytest
 import pytest_asyncio
 
 import stubs
+from caravan.inference.v1 import embedding_pb2 as embedding_pb
 from caravan.inference.v1 import generation_pb2 as pb
 from caravan.inference.v1 import inference_service_pb2 as inference_pb
+from caravan.inference.v1 import tokenization_pb2 as tokenization_pb
 from caravan_rpckit.call import Call
 from caravan_rpckit.errors import CaravanError
 from caravan_rpckit.server import RpcServer
@@ -170,6 +172,21 @@ class FakeGateway:
             raise self.refusals.pop(0)
         choice = pb.Choice(text=" there was", finish_reason=pb.FINISH_REASON_LENGTH)
         return pb.GenerateResponse(request_id=call.request_id, choices=[choice])
+
+    async def Tokenize(
+        self, request: tokenization_pb.TokenizeRequest, call: Call
+    ) -> tokenization_pb.TokenizeResponse:
+        return tokenization_pb.TokenizeResponse()
+
+    async def Detokenize(
+        self, request: tokenization_pb.DetokenizeRequest, call: Call
+    ) -> tokenization_pb.DetokenizeResponse:
+        return tokenization_pb.DetokenizeResponse()
+
+    async def Embed(
+        self, request: embedding_pb.EmbedRequest, call: Call
+    ) -> embedding_pb.EmbedResponse:
+        return embedding_pb.EmbedResponse()
 
     async def StreamGenerate(
         self, request: pb.GenerateRequest, call: Call

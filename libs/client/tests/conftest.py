@@ -18,8 +18,10 @@ from pathlib import Path
 import pytest
 
 from caravan.gateway.v1 import gateway_admin_service_pb2 as gateway_pb
+from caravan.inference.v1 import embedding_pb2 as embedding_pb
 from caravan.inference.v1 import generation_pb2 as generation_pb
 from caravan.inference.v1 import inference_service_pb2 as inference_pb
+from caravan.inference.v1 import tokenization_pb2 as tokenization_pb
 from caravan.model.v1 import model_pb2 as model_pb
 from caravan.model.v1 import model_service_pb2 as model_service_pb
 from caravan.policy.v1 import policy_admin_service_pb2 as policy_pb
@@ -105,6 +107,19 @@ class FakeGateway:
             raise self.failures.pop(0)
 
     # InferenceService
+
+    async def Tokenize(self, request, call: Call):
+        self._admit(request, call)
+        return tokenization_pb.TokenizeResponse(ids=range(len(request.text.split())))
+
+    async def Embed(self, request, call: Call):
+        self._admit(request, call)
+        vectors = [embedding_pb.Embedding(values=[1.0, 0.0], input_tokens=2)] * len(request.inputs)
+        return embedding_pb.EmbedResponse(request_id=call.request_id, embeddings=vectors)
+
+    async def Detokenize(self, request, call: Call):
+        self._admit(request, call)
+        return tokenization_pb.DetokenizeResponse(text=" ".join(map(str, request.ids)))
 
     async def Generate(self, request, call: Call):
         self._admit(request, call)

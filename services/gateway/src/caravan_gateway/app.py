@@ -100,7 +100,11 @@ class GatewayApp:
         self._catalog = ModelCatalog(settings.engine.addresses)
         self._router = Router(self._catalog, LeastLoaded())
         self._tracing = self._make_tracing()
-        self._workers = WorkerChannels(self._tls, self._tracing.calls)
+        self._workers = WorkerChannels(
+            self._tls,
+            self._tracing.calls,
+            max_response_bytes=settings.server.max_response_bytes,
+        )
         self._call_metrics = CallMetrics(self._instruments)
         self._live_calls = LiveCalls(
             max_calls=settings.server.max_calls,

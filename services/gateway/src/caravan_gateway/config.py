@@ -43,7 +43,7 @@ class ServerSettings(Section):
     max_response_bytes: int = Field(
         4 * 2**20,
         ge=1024,
-        description="Most bytes of text that `Generate` collects; clients take 4 MiB by default.",
+        description="Most bytes of an answer that is not streamed; clients take 4 MiB by default.",
     )
     reader_stall_s: float = Field(
         90.0,

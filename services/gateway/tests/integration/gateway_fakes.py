@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from caravan.engine.v1 import worker_service_pb2 as worker_pb
 from caravan.inference.v1 import generation_pb2 as generation_pb
+from caravan.inference.v1 import tokenization_pb2 as tokenization_pb
 from caravan.model.v1 import endpoint_service_pb2 as endpoint_pb
 from caravan.model.v1 import model_pb2, model_service_pb2
 from caravan.policy.v1 import authentication_service_pb2 as authentication_pb
@@ -291,14 +292,30 @@ class FakeWorker(FakeServer):
             self.num_live -= 1
             self.outcomes[outcome] += 1
 
-    async def WatchStats(self, request, call):
-        yield worker_pb.WatchStatsResponse()
-
     async def Tokenize(self, request, call):
-        return worker_pb.TokenizeResponse()
+        self.runs.append(request)
+        self.metadata.append(dict(call.metadata))
+        await self._act(request.request.text)
+        ids = range(int(request.request.text) if request.request.text.isdecimal() else 3)
+        return worker_pb.TokenizeResponse(response=tokenization_pb.TokenizeResponse(ids=ids))
 
     async def Detokenize(self, request, call):
-        return worker_pb.DetokenizeResponse()
+        self.runs.append(request)
+        text = "tok " * len(request.request.ids)
+        return worker_pb.DetokenizeResponse(response=tokenization_pb.DetokenizeResponse(text=text))
+
+    async def _act(self, text):
+        if text == "refuse":
+            raise RefusedError(Reason.NO_CHAT_TEMPLATE, metadata={"model": "tiny"})
+        if text == "hang":
+            self.num_live += 1
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.num_live -= 1
+
+    async def WatchStats(self, request, call):
+        yield worker_pb.WatchStatsResponse()
 
     async def Drain(self, request, call):
         return worker_pb.DrainResponse()

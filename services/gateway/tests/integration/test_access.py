@@ -5,6 +5,7 @@ import pytest
 from gateway_client import ADMIN_KEY, KEY, failure_of, metric, until
 
 from caravan.gateway.v1 import gateway_admin_service_pb2 as gateway_pb
+from caravan.inference.v1 import tokenization_pb2 as tokenization_pb
 from caravan.model.v1 import model_service_pb2 as model_pb
 from caravan.policy.v1 import policy_admin_service_pb2 as admin_pb
 from caravan_rpckit.errors import Reason
@@ -259,6 +260,8 @@ async def test_a_gateway_starts_without_policy_and_becomes_ready_with_it(
 
 
 NEEDS = {
+    "Tokenize": ({"inference"},),
+    "Detokenize": ({"inference"},),
     "ListModels": ({"inference"}, {"health"}),
     "GetModel": ({"inference"}, {"health"}),
     "LoadModel": ({"models"},),
@@ -271,6 +274,12 @@ EVERYTHING = {"inference", "health", "models", "policy", "metrics"}
 
 def _call(client, method):
     calls = {
+        "Tokenize": lambda: client.inference.Tokenize(
+            tokenization_pb.TokenizeRequest(model="tiny", text="a"), metadata=client.metadata
+        ),
+        "Detokenize": lambda: client.inference.Detokenize(
+            tokenization_pb.DetokenizeRequest(model="tiny", ids=[1]), metadata=client.metadata
+        ),
         "ListModels": lambda: client.models.ListModels(
             model_pb.ListModelsRequest(), metadata=client.metadata
         ),

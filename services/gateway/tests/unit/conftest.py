@@ -1,7 +1,8 @@
 import pytest
 
-from caravan_gateway.domain.generation import GenerationSpec, TextInput
+from caravan_gateway.domain.generation import GenerationSpec
 from caravan_gateway.domain.inference_call import InferenceCall
+from caravan_gateway.domain.inference_spec import TextInput
 from caravan_gateway.domain.models import Endpoint
 from caravan_gateway.domain.principal import Identity
 

@@ -5,15 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caravan_gateway.domain.errors import EmptyInputError, InvalidFieldsError
-from caravan_gateway.domain.generation import (
+from caravan_gateway.domain.generation import Dry, GenerationSpec, Mirostat, Sampling, Xtc
+from caravan_gateway.domain.inference_spec import (
     ChatInput,
-    Dry,
-    GenerationSpec,
-    Mirostat,
-    Sampling,
+    DetokenizeSpec,
+    EmbedSpec,
     TextInput,
     TokenInput,
-    Xtc,
+    TokenizeSpec,
 )
 from caravan_gateway.domain.validation import validate
 
@@ -230,6 +229,45 @@ def test_choices_and_logprobs_have_their_bounds(make_spec, name, good, bad, path
         validate(make_spec(**{name: value}))
     for value in bad:
         assert _fields(make_spec(**{name: value})) == [path]
+
+
+def test_what_is_split_is_judged_like_the_input_of_a_generation():
+    validate(TokenizeSpec(model="tiny", input=TextInput(1)))
+    assert _fields(TokenizeSpec(model="", input=None)) == ["model", "input"]
+    for given_input, field in ((TextInput(0), "text"), (ChatInput(()), "chat.messages")):
+        with pytest.raises(EmptyInputError) as caught:
+            validate(TokenizeSpec(model="tiny", input=given_input))
+        assert [one.field for one in caught.value.field_violations] == [field]
+    roles = ChatInput((True, False))
+    assert _fields(TokenizeSpec(model="tiny", input=roles)) == ["chat.messages[1].role"]
+
+
+def test_at_most_2_to_the_20_tokens_are_written_out():
+    validate(DetokenizeSpec(model="tiny", id_count=0))
+    validate(DetokenizeSpec(model="tiny", id_count=2**20))
+    assert _fields(DetokenizeSpec(model="tiny", id_count=2**20 + 1)) == ["ids"]
+
+
+def test_inputs_to_embed_have_a_number_and_are_not_empty():
+    def embed(*inputs, **fields):
+        return EmbedSpec(model="tiny", inputs=inputs, **fields)
+
+    validate(embed(*(TextInput(1),) * 255, TokenInput(1)))
+    assert _fields(embed(*(TextInput(1),) * 257)) == ["inputs"]
+    assert _fields(embed(TextInput(0), None, TokenInput(0), priority=101)) == [
+        "inputs[0].text",
+        "inputs[2].token_ids.ids",
+        "inputs[1].input",
+        "priority",
+    ]
+    for inputs, fields in (
+        ((), ["inputs"]),
+        ((TextInput(1), TextInput(0)), ["inputs[1].text"]),
+        ((TextInput(0),) * 256, [f"inputs[{index}].text" for index in range(16)]),
+    ):
+        with pytest.raises(EmptyInputError) as caught:
+            validate(embed(*inputs))
+        assert [one.field for one in caught.value.field_violations] == fields
 
 
 @given(

@@ -9,10 +9,12 @@ import grpc.aio
 
 from caravan.engine.v1 import worker_service_pb2 as worker_pb
 from caravan.engine.v1 import worker_service_pb2_grpc as worker_grpc
+from caravan.inference.v1 import generation_pb2 as generation_pb
 from caravan_gateway.clients.convert import run_event_from, run_request_to
 from caravan_gateway.clients.failures import worker_failure
+from caravan_gateway.clients.worker_answers import answer_of
 from caravan_gateway.domain.errors import WorkerDiedError
-from caravan_gateway.domain.inference_call import CompletedFacts, Events, InferenceCall
+from caravan_gateway.domain.inference_call import CompletedFacts, Events, InferenceCall, RunEvent
 from caravan_gateway.domain.models import Endpoint
 from caravan_rpckit.channel import open_channel
 from caravan_rpckit.tls import TlsIdentity
@@ -41,7 +43,14 @@ class WorkerChannels:
     the endpoints and its last call has ended: a worker that drains still serves what it has.
     """
 
-    def __init__(self, tls: TlsIdentity | None, tracing: CallTracing = UNTRACED) -> None:
+    def __init__(
+        self,
+        tls: TlsIdentity | None,
+        tracing: CallTracing = UNTRACED,
+        *,
+        max_response_bytes: int,
+    ) -> None:
+        self._max_response_bytes = max_response_bytes
         self._tls = tls
         self._tracing = tracing
         self._workers: dict[str, _Worker] = {}
@@ -68,6 +77,9 @@ class WorkerChannels:
         worker = self._workers.get(endpoint.worker_id) or self._open(endpoint)
         worker.num_calls += 1
         try:
+            if not isinstance(call.request, generation_pb.GenerateRequest):
+                yield await self._answer(worker, call)
+                return
             with self._tracing.client_span(_RUN, name="stream") as traceparent:
                 run = worker.stub.Run(run_request_to(call, traceparent), timeout=call.time_left())
                 try:
@@ -78,6 +90,9 @@ class WorkerChannels:
         finally:
             worker.num_calls -= 1
             self._close_if_done(endpoint.worker_id, worker)
+
+    async def _answer(self, worker: _Worker, call: InferenceCall) -> RunEvent:
+        return await answer_of(worker.stub, call, self._tracing, max_bytes=self._max_response_bytes)
 
     def _open(self, endpoint: Endpoint) -> _Worker:
         server_name = None if self._tls is None else WORKER_SERVICE

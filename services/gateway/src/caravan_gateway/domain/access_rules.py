@@ -16,13 +16,13 @@ class AccessRule:
     on_model: bool = False
 
 
+_INFERENCE = AccessRule((Permission.INFERENCE,), on_model=True)
+
 ACCESS_RULES: Mapping[str, AccessRule] = {
-    "caravan.inference.v1.InferenceService/Generate": AccessRule(
-        (Permission.INFERENCE,), on_model=True
-    ),
-    "caravan.inference.v1.InferenceService/StreamGenerate": AccessRule(
-        (Permission.INFERENCE,), on_model=True
-    ),
+    "caravan.inference.v1.InferenceService/Generate": _INFERENCE,
+    "caravan.inference.v1.InferenceService/StreamGenerate": _INFERENCE,
+    "caravan.inference.v1.InferenceService/Tokenize": _INFERENCE,
+    "caravan.inference.v1.InferenceService/Detokenize": _INFERENCE,
     "caravan.model.v1.ModelService/ListModels": AccessRule(_READ_MODELS),
     "caravan.model.v1.ModelService/GetModel": AccessRule(_READ_MODELS, on_model=True),
     "caravan.model.v1.ModelService/LoadModel": AccessRule((Permission.MODELS,), on_model=True),

@@ -12,6 +12,7 @@ from caravan_gateway.domain.authenticator import Authenticator
 from caravan_gateway.domain.authorizer import Authorizer
 from caravan_gateway.domain.decision import DEPLOYMENT, model_resource
 from caravan_gateway.domain.errors import InvalidCredentialError, PermissionDeniedError
+from caravan_gateway.domain.generation import GenerationSpec
 from caravan_gateway.domain.inference_call import Events, InferenceCall
 from caravan_gateway.domain.models import ModelCatalog
 from caravan_gateway.domain.ports import UsageSink, WorkerRunner
@@ -84,13 +85,14 @@ class Validate(Stage):
         self._draw_seed = draw_seed
 
     async def admit(self, call: InferenceCall) -> None:
-        """Sets `seed`, `priority` and `labels`."""
+        """Sets `priority` and `labels`, and the `seed` of a generation."""
         spec = call.spec
         validate(spec)
         wanted = DEFAULT_PRIORITY if spec.priority is None else spec.priority
         call.priority = min(wanted, _identity(call).priority_cap)
-        call.seed = self._draw_seed() if spec.seed is None else spec.seed
         call.labels = spec.labels
+        if isinstance(spec, GenerationSpec):
+            call.seed = self._draw_seed() if spec.seed is None else spec.seed
 
 
 class Route(Stage):

@@ -7,7 +7,8 @@ CaravanError
     ├── KeyRevokedError             the key was revoked
     ├── PermissionDeniedError       none of the caller's roles allows it
     ├── InvalidFieldsError          fields missing or out of range
-    │   └── EmptyInputError         there is nothing to continue
+    │   ├── EmptyInputError         there is nothing to work on
+    │   └── AnswerTooLargeError     the answer would not fit into one message
     ├── ModelNotFoundError          no model of this name
     ├── ModelNotLoadedError         known, but nobody loaded it
     ├── ModelLoadingError           its worker is not ready yet
@@ -90,9 +91,17 @@ class InvalidFieldsError(GatewayError):
 
 
 class EmptyInputError(InvalidFieldsError):
-    """There is nothing to continue."""
+    """There is nothing to work on."""
 
     reason: ClassVar[Reason] = Reason.EMPTY_INPUT
+
+
+class AnswerTooLargeError(InvalidFieldsError):
+    """The answer would not fit into one message; `field` is what made it so large."""
+
+    def __init__(self, field: str, max_bytes: int, advice: str = "ask for less at once") -> None:
+        description = f"the answer is larger than {max_bytes} bytes; {advice}"
+        super().__init__([FieldViolation(field, description)])
 
 
 class ModelNotFoundError(GatewayError):

@@ -1,31 +1,9 @@
-"""What a generation is asked for, without its prompt: only what the gateway judges.
-
-Sizes stand in for texts, so that no prompt can leak from here into a log or an error.
-"""
+"""What a generation is asked for, without its prompt; see `inference_spec`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-
-@dataclass(frozen=True, slots=True)
-class TextInput:
-    """Plain text of so many characters."""
-
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class TokenInput:
-    """So many tokens."""
-
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class ChatInput:
-    """A conversation; one entry per turn says whether its role is known."""
-
-    known_roles: tuple[bool, ...]
+from caravan_gateway.domain.inference_spec import InferenceSpec, Input
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +52,17 @@ class Sampling:
     mirostat: Mirostat | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class GenerationSpec:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationSpec(InferenceSpec):
     """One request. `stop_sizes` are in bytes, in order.
 
     `logprob_top_count` is None where no log-probabilities are wanted.
     """
 
-    model: str
-    input: TextInput | TokenInput | ChatInput | None
+    input: Input | None
     sampling: Sampling = Sampling()
     stop_sizes: tuple[int, ...] = ()
     max_output_tokens: int | None = None
     seed: int | None = None
-    priority: int | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
     choice_count: int | None = None
     logprob_top_count: int | None = None

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from caravan_gateway.domain.errors import GatewayError
-from caravan_gateway.domain.generation import GenerationSpec
+from caravan_gateway.domain.inference_spec import InferenceSpec
 from caravan_gateway.domain.principal import Credential, Identity
 from caravan_gateway.domain.routing import Lease
 from caravan_gateway.domain.usage import Outcome
@@ -121,7 +121,7 @@ class InferenceCall:
     method: str
     request_id: str
     authorization: str | None = field(repr=False)
-    spec: GenerationSpec
+    spec: InferenceSpec
     request: object = field(repr=False)
     time_left: Callable[[], float | None] = field(repr=False)
     end: Callable[[GatewayError], None] = field(repr=False)

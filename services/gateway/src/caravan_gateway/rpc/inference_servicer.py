@@ -6,15 +6,17 @@ from contextlib import aclosing
 from typing import cast
 
 from caravan.inference.v1 import generation_pb2 as generation_pb
+from caravan.inference.v1 import tokenization_pb2 as tokenization_pb
 from caravan_gateway.domain.inference_call import InferenceCall
 from caravan_gateway.rpc.convert import inference_call_from
+from caravan_gateway.rpc.convert_specs import InferenceRequest
 from caravan_gateway.rpc.response_collector import ResponseCollector
 from caravan_gateway.runtime.inference_pipeline import InferencePipeline
 from caravan_rpckit.call import Call
 
 
 class InferenceServicer:
-    """Both methods run the same pipeline; one collects what the other streams."""
+    """All methods run the same pipeline; `Generate` collects what `StreamGenerate` streams."""
 
     def __init__(self, pipeline: InferencePipeline, *, max_response_bytes: int) -> None:
         self._pipeline = pipeline
@@ -38,6 +40,26 @@ class InferenceServicer:
             async for event in events:
                 yield event
 
+    async def Tokenize(
+        self, request: tokenization_pb.TokenizeRequest, call: Call
+    ) -> tokenization_pb.TokenizeResponse:
+        """Splits a text or a chat."""
+        return cast(tokenization_pb.TokenizeResponse, await self._answer(request, call))
+
+    async def Detokenize(
+        self, request: tokenization_pb.DetokenizeRequest, call: Call
+    ) -> tokenization_pb.DetokenizeResponse:
+        """Writes tokens out."""
+        return cast(tokenization_pb.DetokenizeResponse, await self._answer(request, call))
+
+    async def _answer(self, request: InferenceRequest, call: Call) -> object:
+        """The payload of the only event of a call that isn't streamed."""
+        answer: object = None
+        async with aclosing(self._pipeline.run(self._inference_call(request, call))) as events:
+            async for event in events:
+                answer = event.payload
+        return answer
+
     async def _events(
         self, request: generation_pb.GenerateRequest, call: Call
     ) -> AsyncGenerator[generation_pb.GenerateEvent, None]:
@@ -46,5 +68,5 @@ class InferenceServicer:
             async for event in events:
                 yield cast(generation_pb.GenerateEvent, event.payload)
 
-    def _inference_call(self, request: generation_pb.GenerateRequest, call: Call) -> InferenceCall:
+    def _inference_call(self, request: InferenceRequest, call: Call) -> InferenceCall:
         return inference_call_from(request, call, clock=time.monotonic, wall_clock=time.time)

@@ -1,8 +1,9 @@
 """Collects the events of a generation into the one answer of `Generate`."""
 
 from caravan.inference.v1 import generation_pb2 as generation_pb
-from caravan_gateway.domain.errors import InvalidFieldsError
-from caravan_rpckit.errors import FieldViolation
+from caravan_gateway.domain.errors import AnswerTooLargeError
+
+_ADVICE = "ask for fewer tokens, choices or log-probabilities, or use StreamGenerate"
 
 
 class _Collected:
@@ -29,7 +30,7 @@ class ResponseCollector:
         """Takes the next event.
 
         Raises:
-            InvalidFieldsError: the answer became larger than one response may be.
+            AnswerTooLargeError: the answer became larger than one response may be.
         """
         match event.WhichOneof("event"):
             case "delta":
@@ -57,11 +58,7 @@ class ResponseCollector:
     def _add_delta(self, delta: generation_pb.Delta) -> None:
         self._num_bytes += delta.ByteSize()
         if self._num_bytes > self._max_bytes:
-            advice = (
-                f"the answer is larger than {self._max_bytes} bytes; ask for fewer tokens, "
-                "choices or log-probabilities, or use StreamGenerate"
-            )
-            raise InvalidFieldsError([FieldViolation("max_output_tokens", advice)])
+            raise AnswerTooLargeError("max_output_tokens", self._max_bytes, _ADVICE)
         choice = self._choice(delta.choice_index)
         choice.texts.append(delta.text)
         choice.token_ids.extend(delta.token_ids)

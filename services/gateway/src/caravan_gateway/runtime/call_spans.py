@@ -9,8 +9,9 @@ from contextlib import contextmanager
 
 from opentelemetry.trace import Span, Tracer, get_current_span, use_span
 
-from caravan_gateway.domain.generation import ChatInput, GenerationSpec
+from caravan_gateway.domain.generation import GenerationSpec
 from caravan_gateway.domain.inference_call import InferenceCall
+from caravan_gateway.domain.inference_spec import ChatInput, EmbedSpec, InferenceSpec
 from caravan_obskit import genai
 
 _STREAMING = "/StreamGenerate"
@@ -28,8 +29,9 @@ class CallSpans:
     def describe(self, call: InferenceCall) -> Span:
         """Says on the call's span what is asked for, and returns it."""
         span = get_current_span()
-        if span.is_recording():
-            operation, model = operation_of(call.spec), call.spec.model[:_NAME_LENGTH]
+        operation = operation_of(call.spec)
+        if span.is_recording() and operation is not None:
+            model = call.spec.model[:_NAME_LENGTH]
             if model:
                 span.update_name(genai.span_name(operation, model))
             span.set_attributes(
@@ -61,35 +63,43 @@ class CallSpans:
 
     def conclude(self, span: Span, call: InferenceCall) -> None:
         """Says on the call's span what came out of it."""
-        if not span.is_recording():
+        if not span.is_recording() or operation_of(call.spec) is None:
             return
         progress = call.progress
         span.set_attributes(
             {
                 genai.RESPONSE_ID: call.request_id,
                 genai.RESPONSE_MODEL: call.model,
-                genai.RESPONSE_FINISH_REASONS: [
-                    reason for _, reason in sorted(progress.finish_reasons.items())
-                ],
-                genai.REQUEST_SEED: genai.seed_value(call.seed),
                 genai.USAGE_INPUT_TOKENS: progress.input_tokens,
                 genai.USAGE_CACHED_TOKENS: progress.cached_tokens,
                 genai.USAGE_OUTPUT_TOKENS: progress.output_tokens,
             }
         )
+        if isinstance(call.spec, GenerationSpec):
+            span.set_attribute(genai.REQUEST_SEED, genai.seed_value(call.seed))
+            reasons = [reason for _, reason in sorted(progress.finish_reasons.items())]
+            span.set_attribute(genai.RESPONSE_FINISH_REASONS, reasons)
         if progress.first_token_s is not None:
             first_s = call.start_time_s + progress.first_token_s - call.start_s
             span.add_event(genai.FIRST_TOKEN_EVENT, timestamp=round(first_s * 1e9))
 
 
-def operation_of(spec: GenerationSpec) -> genai.Operation:
-    """What a request asks of the model."""
-    if isinstance(spec.input, ChatInput):
-        return genai.Operation.CHAT
-    return genai.Operation.TEXT_COMPLETION
+def operation_of(spec: InferenceSpec) -> genai.Operation | None:
+    """What a request asks of the model; None where GenAI has no word for it."""
+    match spec:
+        case GenerationSpec(input=ChatInput()):
+            return genai.Operation.CHAT
+        case GenerationSpec():
+            return genai.Operation.TEXT_COMPLETION
+        case EmbedSpec():
+            return genai.Operation.EMBEDDINGS
+        case _:
+            return None
 
 
-def _options(spec: GenerationSpec) -> dict[str, int | float]:
+def _options(spec: InferenceSpec) -> dict[str, int | float]:
+    if not isinstance(spec, GenerationSpec):
+        return {}
     sampling = spec.sampling
     given = {
         genai.REQUEST_MAX_TOKENS: spec.max_output_tokens,

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from caravan.inference.v1 import generation_pb2 as caravan_dot_inference_dot_v1_dot_generation__pb2
+from caravan.inference.v1 import tokenization_pb2 as caravan_dot_inference_dot_v1_dot_tokenization__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -47,6 +48,16 @@ class InferenceServiceStub:
                 request_serializer=caravan_dot_inference_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=caravan_dot_inference_dot_v1_dot_generation__pb2.GenerateEvent.FromString,
                 _registered_method=True)
+        self.Tokenize = channel.unary_unary(
+                '/caravan.inference.v1.InferenceService/Tokenize',
+                request_serializer=caravan_dot_inference_dot_v1_dot_tokenization__pb2.TokenizeRequest.SerializeToString,
+                response_deserializer=caravan_dot_inference_dot_v1_dot_tokenization__pb2.TokenizeResponse.FromString,
+                _registered_method=True)
+        self.Detokenize = channel.unary_unary(
+                '/caravan.inference.v1.InferenceService/Detokenize',
+                request_serializer=caravan_dot_inference_dot_v1_dot_tokenization__pb2.DetokenizeRequest.SerializeToString,
+                response_deserializer=caravan_dot_inference_dot_v1_dot_tokenization__pb2.DetokenizeResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer:
@@ -70,6 +81,20 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Tokenize(self, request, context):
+        """Tokenize splits a text, or a rendered chat, into the model's tokens.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Detokenize(self, request, context):
+        """Detokenize writes tokens out as text.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -82,6 +107,16 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.StreamGenerate,
                     request_deserializer=caravan_dot_inference_dot_v1_dot_generation__pb2.GenerateRequest.FromString,
                     response_serializer=caravan_dot_inference_dot_v1_dot_generation__pb2.GenerateEvent.SerializeToString,
+            ),
+            'Tokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Tokenize,
+                    request_deserializer=caravan_dot_inference_dot_v1_dot_tokenization__pb2.TokenizeRequest.FromString,
+                    response_serializer=caravan_dot_inference_dot_v1_dot_tokenization__pb2.TokenizeResponse.SerializeToString,
+            ),
+            'Detokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Detokenize,
+                    request_deserializer=caravan_dot_inference_dot_v1_dot_tokenization__pb2.DetokenizeRequest.FromString,
+                    response_serializer=caravan_dot_inference_dot_v1_dot_tokenization__pb2.DetokenizeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -141,6 +176,60 @@ class InferenceService:
             '/caravan.inference.v1.InferenceService/StreamGenerate',
             caravan_dot_inference_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
             caravan_dot_inference_dot_v1_dot_generation__pb2.GenerateEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Tokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/caravan.inference.v1.InferenceService/Tokenize',
+            caravan_dot_inference_dot_v1_dot_tokenization__pb2.TokenizeRequest.SerializeToString,
+            caravan_dot_inference_dot_v1_dot_tokenization__pb2.TokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Detokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/caravan.inference.v1.InferenceService/Detokenize',
+            caravan_dot_inference_dot_v1_dot_tokenization__pb2.DetokenizeRequest.SerializeToString,
+            caravan_dot_inference_dot_v1_dot_tokenization__pb2.DetokenizeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,6 +4,7 @@ isort:skip_file
 The public generation API."""
 
 from caravan.inference.v1 import generation_pb2 as _generation_pb2
+from caravan.inference.v1 import tokenization_pb2 as _tokenization_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
 import abc as _abc_1
@@ -42,6 +43,10 @@ class InferenceServiceStub:
     """StreamGenerate answers in events as tokens are generated: one `started`, any number of `delta`,
     one `finished` per choice, one terminal `completed`; or an error status in place of the rest.
     """
+    Tokenize: _grpc.UnaryUnaryMultiCallable[_tokenization_pb2.TokenizeRequest, _tokenization_pb2.TokenizeResponse]
+    """Tokenize splits a text, or a rendered chat, into the model's tokens."""
+    Detokenize: _grpc.UnaryUnaryMultiCallable[_tokenization_pb2.DetokenizeRequest, _tokenization_pb2.DetokenizeResponse]
+    """Detokenize writes tokens out as text."""
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
@@ -57,6 +62,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """StreamGenerate answers in events as tokens are generated: one `started`, any number of `delta`,
     one `finished` per choice, one terminal `completed`; or an error status in place of the rest.
     """
+    Tokenize: _aio.UnaryUnaryMultiCallable[_tokenization_pb2.TokenizeRequest, _tokenization_pb2.TokenizeResponse]  # type: ignore[assignment]
+    """Tokenize splits a text, or a rendered chat, into the model's tokens."""
+    Detokenize: _aio.UnaryUnaryMultiCallable[_tokenization_pb2.DetokenizeRequest, _tokenization_pb2.DetokenizeResponse]  # type: ignore[assignment]
+    """Detokenize writes tokens out as text."""
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """InferenceService runs models. Every call needs `authorization: Bearer <API key>` in its metadata
@@ -81,5 +90,21 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         """StreamGenerate answers in events as tokens are generated: one `started`, any number of `delta`,
         one `finished` per choice, one terminal `completed`; or an error status in place of the rest.
         """
+
+    @_abc_1.abstractmethod
+    def Tokenize(
+        self,
+        request: _tokenization_pb2.TokenizeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tokenization_pb2.TokenizeResponse, _abc.Awaitable[_tokenization_pb2.TokenizeResponse]]:
+        """Tokenize splits a text, or a rendered chat, into the model's tokens."""
+
+    @_abc_1.abstractmethod
+    def Detokenize(
+        self,
+        request: _tokenization_pb2.DetokenizeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tokenization_pb2.DetokenizeResponse, _abc.Awaitable[_tokenization_pb2.DetokenizeResponse]]:
+        """Detokenize writes tokens out as text."""
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,80 @@
+"""What workers answer at once, where they don't stream: tokens and texts."""
+
+from typing import TYPE_CHECKING
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from caravan.engine.v1 import worker_service_pb2 as worker_pb
+from caravan.inference.v1 import tokenization_pb2 as tokenization_pb
+from caravan_gateway.clients.failures import worker_failure
+from caravan_gateway.domain.errors import AnswerTooLargeError
+from caravan_gateway.domain.inference_call import CompletedFacts, InferenceCall, RunEvent
+from caravan_rpckit.call import REQUEST_ID_KEY
+from caravan_rpckit.details import error_details
+from caravan_rpckit.tracing import CallTracing, trace_metadata
+
+if TYPE_CHECKING:
+    from caravan.engine.v1.worker_service_pb2_grpc import WorkerServiceAsyncStub
+
+_SERVICE = "caravan.engine.v1.WorkerService"
+# Tokenizing computes nothing on the model, so it counts as a call without tokens.
+_NO_TOKENS = CompletedFacts(input_tokens=0, cached_tokens=0, output_tokens=0, queue_ms=0.0)
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+async def answer_of(
+    stub: "WorkerServiceAsyncStub", call: InferenceCall, tracing: CallTracing, *, max_bytes: int
+) -> RunEvent:
+    """Returns the worker's answer to a request that isn't streamed, as its only event.
+
+    Raises:
+        AnswerTooLargeError: it has more than `max_bytes`.
+        WorkerDiedError: the worker is gone.
+        AioRpcError: what the worker refused with.
+        TypeError: workers answer no such request.
+    """
+    method = f"{_SERVICE}/{call.method.rpartition('/')[2]}"
+    try:
+        with tracing.client_span(method) as traceparent:
+            metadata = ((REQUEST_ID_KEY, call.request_id), *trace_metadata(traceparent))
+            answer, facts = await _ask(stub, call, metadata)
+    except grpc.aio.AioRpcError as error:
+        if _is_over_transport_limit(error):
+            raise AnswerTooLargeError(_field_of(call.request), max_bytes) from None
+        raise worker_failure(error, call.model) from None
+    if answer.ByteSize() > max_bytes:
+        raise AnswerTooLargeError(_field_of(call.request), max_bytes)
+    return RunEvent(answer, facts)
+
+
+async def _ask(
+    stub: "WorkerServiceAsyncStub", call: InferenceCall, metadata: Metadata
+) -> tuple[Message, CompletedFacts]:
+    timeout_s = call.time_left()
+    match call.request:
+        case tokenization_pb.TokenizeRequest() as request:
+            tokenize = worker_pb.TokenizeRequest(request=request)
+            tokenize.request.model = call.model
+            tokenized = await stub.Tokenize(tokenize, timeout=timeout_s, metadata=metadata)
+            return tokenized.response, _NO_TOKENS
+        case tokenization_pb.DetokenizeRequest() as request:
+            detokenize = worker_pb.DetokenizeRequest(request=request)
+            detokenize.request.model = call.model
+            detokenized = await stub.Detokenize(detokenize, timeout=timeout_s, metadata=metadata)
+            return detokenized.response, _NO_TOKENS
+        case _:
+            raise TypeError(f"workers answer no {type(call.request).__name__}")
+
+
+def _field_of(request: object) -> str:
+    """The field that made the answer as large as it is."""
+    if isinstance(request, tokenization_pb.TokenizeRequest):
+        return request.WhichOneof("input") or "input"
+    return "ids"
+
+
+def _is_over_transport_limit(error: grpc.aio.AioRpcError) -> bool:
+    return error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and error_details(error) is None
