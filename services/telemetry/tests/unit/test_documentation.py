@@ -7,11 +7,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from caravan_obskit.instruments import Instruments
+from caravan_obskit.tracing import lost_spans_counter
 from caravan_obskit.worker_metrics import SystemCollector
 from caravan_obskit.worker_numbers import SystemNumbers
 from caravan_servicekit.settings_report import settings_table
 from caravan_telemetry.config import TelemetrySettings
-from caravan_telemetry.metrics import IngestMetrics, UsageMetrics, declare_gauges
+from caravan_telemetry.metrics import IngestMetrics, SpanMetrics, UsageMetrics, declare_gauges
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +25,8 @@ def instruments() -> Instruments:
     instruments = Instruments()
     UsageMetrics(instruments, model_limit=1)
     IngestMetrics(instruments)
+    SpanMetrics(instruments)
+    lost_spans_counter(instruments)
     declare_gauges(
         instruments, live_hosts=lambda: 0, queued_batches=lambda: 0, database_bytes=lambda: 0
     )
