@@ -108,19 +108,6 @@ class FakeGateway:
 
     # InferenceService
 
-    async def Tokenize(self, request, call: Call):
-        self._admit(request, call)
-        return tokenization_pb.TokenizeResponse(ids=range(len(request.text.split())))
-
-    async def Embed(self, request, call: Call):
-        self._admit(request, call)
-        vectors = [embedding_pb.Embedding(values=[1.0, 0.0], input_tokens=2)] * len(request.inputs)
-        return embedding_pb.EmbedResponse(request_id=call.request_id, embeddings=vectors)
-
-    async def Detokenize(self, request, call: Call):
-        self._admit(request, call)
-        return tokenization_pb.DetokenizeResponse(text=" ".join(map(str, request.ids)))
-
     async def Generate(self, request, call: Call):
         self._admit(request, call)
         if self.endless:
@@ -129,7 +116,10 @@ class FakeGateway:
         response = generation_pb.GenerateResponse(
             request_id=call.request_id, model="alpha", model_digest=DIGEST, seed=request.seed or 7
         )
-        response.choices.add(text=text, token_ids=[1, 2, 3], finish_reason=self.finish)
+        for index in range(request.choice_count or 1):
+            response.choices.add(
+                index=index, text=text, token_ids=[1, 2, 3], finish_reason=self.finish
+            )
         response.usage.CopyFrom(self._usage())
         return response
 
@@ -154,6 +144,9 @@ class FakeGateway:
         yield generation_pb.GenerateEvent()  # a kind of event that this client does not know
         for offset, piece in enumerate(self.pieces):
             delta = generation_pb.Delta(text=piece, token_ids=[offset + 1], token_offset=offset)
+            if request.HasField("logprobs"):
+                best = delta.logprobs.add(logprob=-0.5).top
+                best.add(token_id=offset + 1, text=piece, logprob=-0.5)
             yield generation_pb.GenerateEvent(delta=delta)
         if self.endless:
             await asyncio.Event().wait()
@@ -165,6 +158,27 @@ class FakeGateway:
         yield generation_pb.GenerateEvent(finished=finished)
         completed = generation_pb.Completed(usage=self._usage())
         yield generation_pb.GenerateEvent(completed=completed)
+
+    async def Embed(self, request, call: Call):
+        self._admit(request, call)
+        response = embedding_pb.EmbedResponse(
+            request_id=call.request_id,
+            model="alpha",
+            model_digest=DIGEST,
+            pooling=embedding_pb.POOLING_MEAN,
+            usage=self._usage(),
+        )
+        for index, _ in enumerate(request.inputs):
+            response.embeddings.add(values=[float(index), 1.0], input_tokens=4)
+        return response
+
+    async def Tokenize(self, request, call: Call):
+        self._admit(request, call)
+        return tokenization_pb.TokenizeResponse(ids=[5, 6, 7])
+
+    async def Detokenize(self, request, call: Call):
+        self._admit(request, call)
+        return tokenization_pb.DetokenizeResponse(text="".join(chr(96 + i) for i in request.ids))
 
     async def _until_client_leaves(self) -> None:
         self.waiting.set()

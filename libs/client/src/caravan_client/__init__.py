@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from caravan_client.async_client import AsyncCaravan
     from caravan_client.async_transport import AsyncGenerationStream, AsyncStream
     from caravan_client.connection import Tls
+    from caravan_client.embedding import Embedding, Embeddings, Pooling
     from caravan_client.errors import (
         AbortedError,
         AlreadyExistsError,
@@ -36,15 +37,20 @@ if TYPE_CHECKING:
         Choice,
         Completed,
         Delta,
+        Dry,
         Event,
         Finished,
         FinishReason,
         Generation,
         Message,
+        Mirostat,
         Role,
         Sampling,
         Started,
+        TokenLogprob,
+        TokenLogprobs,
         Usage,
+        Xtc,
     )
     from caravan_client.resources import (
         ApiKey,
@@ -78,6 +84,11 @@ _HOMES = {
         "AsyncStream",
     ),
     "connection": ("Tls",),
+    "embedding": (
+        "Embedding",
+        "Embeddings",
+        "Pooling",
+    ),
     "errors": (
         "AbortedError",
         "AlreadyExistsError",
@@ -103,15 +114,20 @@ _HOMES = {
         "Choice",
         "Completed",
         "Delta",
+        "Dry",
         "Event",
         "Finished",
         "FinishReason",
         "Generation",
         "Message",
+        "Mirostat",
         "Role",
         "Sampling",
         "Started",
+        "TokenLogprob",
+        "TokenLogprobs",
         "Usage",
+        "Xtc",
     ),
     "resources": (
         "ApiKey",
@@ -161,6 +177,9 @@ __all__ = [
     "DeadlineExceededError",
     "Delta",
     "Dependency",
+    "Dry",
+    "Embedding",
+    "Embeddings",
     "Event",
     "FailedPreconditionError",
     "FieldViolation",
@@ -175,12 +194,14 @@ __all__ = [
     "LoadPhase",
     "LoadProgress",
     "Message",
+    "Mirostat",
     "Model",
     "ModelDetails",
     "ModelState",
     "NoCredentialError",
     "NotFoundError",
     "PermissionDeniedError",
+    "Pooling",
     "Principal",
     "QuotaViolation",
     "RateLimitedError",
@@ -196,12 +217,15 @@ __all__ = [
     "Started",
     "Stream",
     "Tls",
+    "TokenLogprob",
+    "TokenLogprobs",
     "Trace",
     "UnauthenticatedError",
     "UnavailableError",
     "UnimplementedError",
     "UnloadedModel",
     "Usage",
+    "Xtc",
 ]
 
 

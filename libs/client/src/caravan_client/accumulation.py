@@ -64,4 +64,5 @@ class Accumulator:
             token_ids=tuple(t for delta in self._deltas.get(index, ()) for t in delta.token_ids),
             finish_reason=finished.finish_reason,
             stop_string=finished.stop_string,
+            logprobs=tuple(one for delta in self._deltas.get(index, ()) for one in delta.logprobs),
         )

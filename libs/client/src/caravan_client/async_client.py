@@ -7,9 +7,18 @@ from typing import Self, Unpack
 
 from caravan_client.async_transport import AsyncGenerationStream, AsyncStream, AsyncTransport
 from caravan_client.client_settings import ClientSettings, connection_of
+from caravan_client.embedding import Embeddings, EmbedOptions
 from caravan_client.generation import CallOptions, GenerateOptions, Generation, Message
 from caravan_client.keywords import call_options
-from caravan_client.operations import gateway, inference, models, policy, traces
+from caravan_client.operations import (
+    embeddings,
+    gateway,
+    inference,
+    models,
+    policy,
+    tokens,
+    traces,
+)
 from caravan_client.resources import (
     ApiKey,
     CreatedApiKey,
@@ -82,6 +91,25 @@ class AsyncCaravan:
         return self._transport.generation_stream(
             inference.stream_generate(request), call_options(options)
         )
+
+    async def embed(
+        self, inputs: str | Sequence[str | Sequence[int]], **options: Unpack[EmbedOptions]
+    ) -> Embeddings:
+        """Turns texts, or sequences of token ids, into vectors; a plain string is one text."""
+        request = embeddings.embed(inputs, options)
+        return await self._transport.unary(request, call_options(options))
+
+    async def tokenize(
+        self, text: str | Sequence[Message], *, model: str, **call: Unpack[CallOptions]
+    ) -> tuple[int, ...]:
+        """Splits a text, or a chat as the model's template renders it, into tokens."""
+        return await self._transport.unary(tokens.tokenize(text, model), call)
+
+    async def detokenize(
+        self, token_ids: Sequence[int], *, model: str, **call: Unpack[CallOptions]
+    ) -> str:
+        """Writes tokens out as text."""
+        return await self._transport.unary(tokens.detokenize(token_ids, model), call)
 
     async def status(self, **call: Unpack[CallOptions]) -> GatewayStatus:
         """How the deployment is."""

@@ -49,6 +49,38 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class SamplerOptions:
+    """Base of the options of one sampler; giving them, even empty, turns it on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dry(SamplerOptions):
+    """Penalizes repeating sequences by multiplier * base ^ (length - allowed_length)."""
+
+    multiplier: float
+    base: float | None = None
+    allowed_length: int | None = None
+    penalty_last_n: int | None = None
+    sequence_breakers: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Xtc(SamplerOptions):
+    """Drops top choices, as often as `probability` says."""
+
+    probability: float
+    threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mirostat(SamplerOptions):
+    """Mirostat 2: steers towards a level of surprise, in place of the samplers that cut."""
+
+    tau: float | None = None
+    eta: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How each token is chosen; None leaves the default to the server.
 
@@ -64,6 +96,10 @@ class Sampling:
     presence_penalty: float | None = None
     penalty_last_n: int | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    typical_p: float | None = None
+    dry: Dry | None = None
+    xtc: Xtc | None = None
+    mirostat: Mirostat | None = None
 
 
 class CallOptions(TypedDict, total=False):
@@ -96,6 +132,10 @@ class GenerateOptions(CallOptions, total=False):
     """0 to 100, more is sooner; capped by the caller's role."""
     labels: Mapping[str, str]
     """Free marks copied into the usage record."""
+    num_choices: int
+    """How many texts to generate from the one input, 1 to 16; 1 when left out."""
+    logprobs: int
+    """Asks for log-probabilities, with so many of the best tokens at each place, 0 to 20."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +148,23 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token and its log-probability."""
+
+    token_id: int
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """How probable a generated token was, and what else could have been, best first."""
+
+    logprob: float
+    top: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """One generated text."""
 
@@ -116,6 +173,7 @@ class Choice:
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     stop_string: str | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +218,7 @@ class Delta:
     text: str
     token_ids: tuple[int, ...]
     token_offset: int
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

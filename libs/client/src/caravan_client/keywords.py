@@ -5,6 +5,7 @@ Python itself does not: a mistyped name would be taken and ignored.
 
 from collections.abc import Mapping
 
+from caravan_client.embedding import EmbedOptions
 from caravan_client.generation import CallOptions, GenerateOptions, Sampling
 
 
@@ -23,7 +24,7 @@ def check_keywords(given: Mapping[str, object], declared: type) -> None:
         raise TypeError(f"missing keyword argument {name!r}")
 
 
-def call_options(options: GenerateOptions) -> CallOptions:
+def call_options(options: GenerateOptions | EmbedOptions) -> CallOptions:
     """The part of `options` that concerns the call, not the request."""
     call = CallOptions()
     if "timeout_s" in options:

@@ -1,11 +1,14 @@
 import pytest
 
 from caravan.gateway.v1 import gateway_admin_service_pb2 as gateway_pb
+from caravan.inference.v1 import embedding_pb2 as embedding_pb
 from caravan.inference.v1 import generation_pb2 as generation_pb
+from caravan.inference.v1 import tokenization_pb2 as tokenization_pb
 from caravan.model.v1 import model_pb2 as model_pb
+from caravan_client.embedding import Pooling
 from caravan_client.errors import InternalError, InvalidRequestError
-from caravan_client.generation import FinishReason, Message, Role, Sampling
-from caravan_client.operations import gateway, inference, models, policy
+from caravan_client.generation import Dry, FinishReason, Message, Mirostat, Role, Sampling, Xtc
+from caravan_client.operations import embeddings, gateway, inference, models, policy, tokens
 from caravan_client.resources import ModelState
 
 
@@ -35,6 +38,75 @@ def test_every_sampling_option_has_its_field():
     assert set(Sampling.__dataclass_fields__) == fields
 
 
+def test_options_of_samplers_go_where_they_belong():
+    sampling = Sampling(
+        typical_p=0.5,
+        dry=Dry(0.8, base=2, sequence_breakers=["\n"]),
+        xtc=Xtc(0.1),
+        mirostat=Mirostat(),
+    )
+    request = inference.text_request("a", {"model": "m", "sampling": sampling})
+    options = request.sampling
+    assert (options.typical_p, options.dry.base, options.xtc.probability) == (
+        pytest.approx(0.5),
+        2,
+        pytest.approx(0.1),
+    )
+    assert list(options.dry.sequence_breakers) == ["\n"]
+    assert not options.dry.HasField("allowed_length")
+    assert options.HasField("mirostat")
+    plain = inference.text_request("a", {"model": "m", "sampling": Sampling()})
+    assert plain.sampling.ListFields() == []
+
+
+def test_samplers_have_the_fields_of_the_contract():
+    for kind, message in (
+        (Dry, generation_pb.DryOptions),
+        (Xtc, generation_pb.XtcOptions),
+        (Mirostat, generation_pb.MirostatOptions),
+    ):
+        assert set(kind.__dataclass_fields__) == {f.name for f in message.DESCRIPTOR.fields}
+
+
+def test_choices_and_logprobs_are_asked_for_only_when_given():
+    request = inference.text_request("a", {"model": "m", "num_choices": 3, "logprobs": 0})
+    assert request.choice_count == 3
+    assert request.HasField("logprobs")
+    request = inference.text_request("a", {"model": "m"})
+    assert not request.HasField("choice_count")
+    assert not request.HasField("logprobs")
+
+
+def test_inputs_to_embed_are_texts_or_tokens():
+    def inputs(value):
+        operation = embeddings.embed(value, {"model": "m", "labels": {"team": "docs"}})
+        request = embedding_pb.EmbedRequest.FromString(operation.payload)
+        assert dict(request.labels) == {"team": "docs"}
+        return [one.WhichOneof("input") for one in request.inputs]
+
+    assert inputs("one") == ["text"]
+    assert inputs(["one", [1, 2], []]) == ["text", "token_ids", "token_ids"]
+    assert inputs([]) == []
+    with pytest.raises(TypeError, match="seed"):
+        embeddings.embed("a", {"model": "m", "seed": 1})
+
+
+def test_pooling_newer_than_this_client_is_unknown():
+    response = embedding_pb.EmbedResponse(pooling=99)
+    response.embeddings.add(values=[0.6, 0.8], input_tokens=2)
+    found = embeddings.embed("a", {"model": "m"}).decode(response.SerializeToString())
+    assert found.pooling is Pooling.UNKNOWN
+    assert found.embeddings[0].values == pytest.approx((0.6, 0.8))
+
+
+def test_chats_and_texts_are_tokenized():
+    operation = tokens.tokenize([Message.user("Hi")], "m")
+    request = tokenization_pb.TokenizeRequest.FromString(operation.payload)
+    assert request.chat.messages[0].content == "Hi"
+    request = tokenization_pb.TokenizeRequest.FromString(tokens.tokenize("", "m").payload)
+    assert request.WhichOneof("input") == "text"
+
+
 @pytest.mark.parametrize(
     ("build", "field"),
     [
@@ -50,6 +122,16 @@ def test_every_sampling_option_has_its_field():
             "chat.messages[1].role",
         ),
         (lambda: models.unload_model("m", -1.0), "drain_timeout_ms"),
+        (lambda: embeddings.embed(["a", 3], {"model": "m"}), "inputs[1].text"),
+        (lambda: embeddings.embed([[-1]], {"model": "m"}), "inputs[0].token_ids.ids"),
+        (lambda: tokens.detokenize([-1], "m"), "ids"),
+        (
+            lambda: inference.text_request(
+                "a", {"model": "m", "sampling": Sampling(dry=Dry(1, allowed_length=-1))}
+            ),
+            "sampling.dry.allowed_length",
+        ),
+        (lambda: inference.text_request("a", {"model": "m", "logprobs": -1}), "logprobs.top_count"),
         (lambda: policy.create_principal("a", [None], None), "roles"),
     ],
 )

@@ -67,9 +67,17 @@ def print_whole(generation: Generation, watch: Stopwatch, output: Output, *, sta
     if output.as_json:
         output.document(generation)
     else:
-        output.text(generation.text)
-        output.end_line()
+        _print_choices(generation, output)
     _conclude(generation, watch, output, stats=stats)
+
+
+def _print_choices(generation: Generation, output: Output) -> None:
+    """One text as it is; several under headings."""
+    for choice in generation.choices:
+        if len(generation.choices) > 1:
+            output.line(f"--- choice {choice.index + 1} ---")
+        output.text(choice.text)
+        output.end_line()
 
 
 def _after_waiting(stream: GenerationStream, output: Output) -> "chain[Event]":

@@ -14,6 +14,7 @@ from caravan_client.cli import (
     doctor_command,
     inference_commands,
     status_command,
+    token_commands,
     trace_command,
 )
 from caravan_client.cli.failures import (
@@ -119,6 +120,7 @@ def build() -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(_caravan)
     inference_commands.register(app)
+    token_commands.register(app)
     app.add_typer(model_group(), name="models")
     app.add_typer(key_group(), name="keys")
     status_command.register(app)

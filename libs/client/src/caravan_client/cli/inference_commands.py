@@ -1,10 +1,11 @@
 """`caravan chat` and `caravan generate`."""
 
-import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from caravan_client.cli.input_text import read_text
 from caravan_client.cli.options import (
     ConnectionOptions,
     GenerationFlags,
@@ -12,6 +13,7 @@ from caravan_client.cli.options import (
     generate_options,
 )
 from caravan_client.cli.parameter_groups import grouped
+from caravan_client.cli.sampler_options import SamplerFlags
 from caravan_client.cli.session import Session, open_session
 
 if TYPE_CHECKING:
@@ -21,6 +23,24 @@ _TextArgument = Annotated[
     str | None,
     typer.Argument(metavar="[TEXT]", help="`-`, or nothing with a pipe, reads stdin."),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationFlags:
+    """What only `caravan chat` takes."""
+
+    system: Annotated[
+        str | None,
+        typer.Option("--system", "-s", metavar="TEXT", help="Instructions to the model."),
+    ] = None
+    history: Annotated[
+        bool,
+        typer.Option(
+            "--history/--no-history",
+            help="Keep what is typed in a conversation for the next one.",
+            rich_help_panel="Output",
+        ),
+    ] = True
 
 
 def register(app: typer.Typer) -> None:
@@ -35,19 +55,9 @@ def chat(
     connection: ConnectionOptions,
     flags: GenerationFlags,
     sampling: SamplingFlags,
+    samplers: SamplerFlags,
+    conversation: ConversationFlags,
     text: _TextArgument = None,
-    system: Annotated[
-        str | None,
-        typer.Option("--system", "-s", metavar="TEXT", help="Instructions to the model."),
-    ] = None,
-    history: Annotated[
-        bool,
-        typer.Option(
-            "--history/--no-history",
-            help="Keep what is typed in a conversation for the next one.",
-            rich_help_panel="Output",
-        ),
-    ] = True,
 ) -> None:
     """Ask a model, or talk with it when no text is given at a terminal.
 
@@ -55,15 +65,16 @@ def chat(
     """
     from caravan_client.generation import Message
 
-    options = generate_options(flags, sampling)
-    message = _read_text(text)
+    options = generate_options(flags, sampling, samplers)
+    message = read_text(text)
     if message is None:
         with open_session(context, connection) as session:
-            _converse(session, options, system, stats=flags.stats, history=history)
+            _converse(session, options, conversation, stats=flags.stats)
         return
-    turns = [] if system is None else [Message.system(system)]
+    turns = [] if conversation.system is None else [Message.system(conversation.system)]
     turns.append(Message.user(message.removesuffix("\n")))
     with open_session(context, connection) as session:
+        _refuse_unseen_logprobs(session, flags)
         _answer(session, turns, options, flags)
 
 
@@ -73,17 +84,19 @@ def generate(
     connection: ConnectionOptions,
     flags: GenerationFlags,
     sampling: SamplingFlags,
+    samplers: SamplerFlags,
     text: _TextArgument = None,
 ) -> None:
     """Continue a text, which is taken as it is, stdin to its last line break.
 
     caravan generate "Once upon a time"
     """
-    options = generate_options(flags, sampling)
-    prompt = _read_text(text)
+    options = generate_options(flags, sampling, samplers)
+    prompt = read_text(text)
     if prompt is None:
         raise typer.BadParameter("give a text, or pipe one in", param_hint="TEXT")
     with open_session(context, connection) as session:
+        _refuse_unseen_logprobs(session, flags)
         _answer(session, prompt, options, flags)
 
 
@@ -96,7 +109,7 @@ def _answer(
     from caravan_client.cli.answering import Stopwatch, print_stream, print_whole
 
     client, output = session.client, session.output
-    if flags.stream:
+    if flags.stream and (output.as_json or (flags.choices or 1) == 1):
         if isinstance(prompt, str):
             stream = client.stream(prompt, **options)
         else:
@@ -112,36 +125,26 @@ def _answer(
     print_whole(generation, watch, output, stats=flags.stats)
 
 
+def _refuse_unseen_logprobs(session: Session, flags: GenerationFlags) -> None:
+    if flags.logprobs is not None and not session.output.as_json:
+        raise typer.BadParameter("they are printed with --json only", param_hint="--logprobs")
+
+
 def _converse(
     session: Session,
     options: "GenerateOptions",
-    system: str | None,
+    flags: ConversationFlags,
     *,
     stats: bool,
-    history: bool,
 ) -> None:
     if session.output.as_json:
         raise typer.BadParameter("--json needs a text", param_hint="TEXT")
+    if options.get("num_choices", 1) > 1:
+        raise typer.BadParameter("--choices needs a text", param_hint="TEXT")
     from caravan_client.cli.chat_history import ChatHistory, history_path
     from caravan_client.cli.conversation import Conversation
     from caravan_client.cli.line_editor import open_editor
 
-    conversation = Conversation(session, options, system, stats=stats)
-    kept = ChatHistory(history_path()) if history else None
+    conversation = Conversation(session, options, flags.system, stats=stats)
+    kept = ChatHistory(history_path()) if flags.history else None
     conversation.run(open_editor(kept, conversation.complete))
-
-
-def _read_text(argument: str | None) -> str | None:
-    """The text from the command line or stdin, or None when a person is to be asked."""
-    if argument is not None and argument != "-":
-        return argument
-    if argument is None and sys.stdin is not None and sys.stdin.isatty():
-        return None
-    data = b"" if sys.stdin is None else sys.stdin.buffer.read()
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        raise typer.BadParameter("what stdin holds is not UTF-8", param_hint="TEXT") from None
-    if not text:
-        raise typer.BadParameter("none given, and stdin is empty", param_hint="TEXT")
-    return text

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from caravan_client.cli.completion import complete_model
+from caravan_client.cli.sampler_options import SamplerFlags
 from caravan_client.connection import Tls
 from caravan_client.generation import GenerateOptions, Sampling
 
@@ -166,6 +167,22 @@ class GenerationFlags:
         int | None,
         typer.Option(metavar="0-100", help="More is sooner.", rich_help_panel=_GENERATION),
     ] = None
+    choices: Annotated[
+        int | None,
+        typer.Option(
+            metavar="1-16",
+            help="How many texts to generate; they share the computation of the input.",
+            rich_help_panel=_GENERATION,
+        ),
+    ] = None
+    logprobs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="0-20",
+            help="With --json: log-probabilities, with so many of the most probable tokens.",
+            rich_help_panel=_GENERATION,
+        ),
+    ] = None
     label: Annotated[
         list[str] | None,
         typer.Option(
@@ -259,15 +276,17 @@ class SamplingFlags:
     ] = None
 
 
-def generate_options(flags: GenerationFlags, sampling: SamplingFlags) -> GenerateOptions:
+def generate_options(
+    flags: GenerationFlags, sampling: SamplingFlags, samplers: SamplerFlags
+) -> GenerateOptions:
     """The options of the SDK's generating methods.
 
     Raises:
-        typer.BadParameter: `--label` or `--logit-bias` is not as it has to be.
+        typer.BadParameter: `--label`, `--logit-bias` or a sampler's option is not as it has to be.
     """
     values = {entry.name: getattr(sampling, entry.name) for entry in fields(sampling)}
     values["logit_bias"] = dict(_bias(entry) for entry in sampling.logit_bias or ())
-    options = GenerateOptions(model=flags.model, sampling=Sampling(**values))
+    options = GenerateOptions(model=flags.model, sampling=samplers.over(Sampling(**values)))
     if flags.max_output_tokens is not None:
         options["max_output_tokens"] = flags.max_output_tokens
     if flags.stop:
@@ -278,6 +297,10 @@ def generate_options(flags: GenerationFlags, sampling: SamplingFlags) -> Generat
         options["ignore_eos"] = True
     if flags.priority is not None:
         options["priority"] = flags.priority
+    if flags.choices is not None:
+        options["num_choices"] = flags.choices
+    if flags.logprobs is not None:
+        options["logprobs"] = flags.logprobs
     if flags.label:
         options["labels"] = dict(_pair(entry, "--label") for entry in flags.label)
     if flags.request_id is not None:

@@ -1,7 +1,9 @@
 """The calls of `caravan.inference.v1.InferenceService`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
+
+from google.protobuf.message import Message as ProtoMessage
 
 from caravan.inference.v1 import generation_pb2 as generation_pb
 from caravan_client.generation import (
@@ -15,8 +17,11 @@ from caravan_client.generation import (
     Generation,
     Message,
     Role,
+    SamplerOptions,
     Sampling,
     Started,
+    TokenLogprob,
+    TokenLogprobs,
     Usage,
 )
 from caravan_client.keywords import check_keywords
@@ -56,13 +61,17 @@ def chat_request(
 ) -> generation_pb.GenerateRequest:
     """A request to answer a chat; a plain string is a chat of one user message."""
     request = _request(options)
-    request.chat.SetInParent()
-    turns = [Message.user(messages)] if isinstance(messages, str) else messages
-    for index, turn in enumerate(turns):
-        message = request.chat.messages.add()
-        path = f"chat.messages[{index}]."
-        fill(message, path, role=_ROLES.get(turn.role, turn.role), content=turn.content)
+    fill_chat(request.chat, [Message.user(messages)] if isinstance(messages, str) else messages)
     return request
+
+
+def fill_chat(chat: generation_pb.Chat, turns: Sequence[Message]) -> None:
+    """Writes turns into the field `chat` of a request."""
+    chat.SetInParent()  # no turns at all are still an input, which is refused
+    for index, turn in enumerate(turns):
+        path = f"chat.messages[{index}]."
+        role = _ROLES.get(turn.role, turn.role)
+        fill(chat.messages.add(), path, role=role, content=turn.content)
 
 
 def generate(request: generation_pb.GenerateRequest) -> Operation[Generation]:
@@ -105,12 +114,27 @@ def _request(options: GenerateOptions) -> generation_pb.GenerateRequest:
         ignore_eos=options.get("ignore_eos"),
         priority=options.get("priority"),
         labels=options.get("labels"),
+        choice_count=options.get("num_choices"),
     )
+    if (top_count := options.get("logprobs")) is not None:
+        request.logprobs.SetInParent()
+        fill(request.logprobs, "logprobs.", top_count=top_count)
     sampling = options.get("sampling")
     if sampling is not None:
-        values = {entry.name: getattr(sampling, entry.name) for entry in fields(Sampling)}
-        fill(request.sampling, "sampling.", **values)
+        _fill_from(request.sampling, "sampling.", sampling)
     return request
+
+
+def _fill_from(message: ProtoMessage, path: str, options: Sampling | SamplerOptions) -> None:
+    """Writes a value of options, and those inside it, into the fields of the same names."""
+    for entry in fields(options):
+        value = getattr(options, entry.name)
+        if isinstance(value, SamplerOptions):
+            inner = getattr(message, entry.name)
+            inner.SetInParent()
+            _fill_from(inner, f"{path}{entry.name}.", value)
+        else:
+            fill(message, path, **{entry.name: value})
 
 
 def _parse_generation(response: generation_pb.GenerateResponse) -> Generation:
@@ -120,7 +144,7 @@ def _parse_generation(response: generation_pb.GenerateResponse) -> Generation:
         model_digest=response.model_digest,
         seed=response.seed,
         choices=tuple(_parse_choice(choice) for choice in response.choices),
-        usage=_parse_usage(response.usage),
+        usage=parse_usage(response.usage),
     )
 
 
@@ -131,10 +155,12 @@ def _parse_choice(choice: generation_pb.Choice) -> Choice:
         token_ids=tuple(choice.token_ids),
         finish_reason=_FINISH_REASONS.get(choice.finish_reason, FinishReason.UNKNOWN),
         stop_string=choice.stop_string if choice.HasField("stop_string") else None,
+        logprobs=_parse_logprobs(choice.logprobs),
     )
 
 
-def _parse_usage(usage: generation_pb.Usage) -> Usage:
+def parse_usage(usage: generation_pb.Usage) -> Usage:
+    """Reads what a call used, wherever it stands in an answer."""
     return Usage(usage.input_tokens, usage.cached_tokens, usage.output_tokens)
 
 
@@ -144,13 +170,31 @@ def _parse_event(event: generation_pb.GenerateEvent) -> Event | None:
             return _parse_started(event.started)
         case "delta":
             delta = event.delta
-            return Delta(delta.choice_index, delta.text, tuple(delta.token_ids), delta.token_offset)
+            return Delta(
+                delta.choice_index,
+                delta.text,
+                tuple(delta.token_ids),
+                delta.token_offset,
+                _parse_logprobs(delta.logprobs),
+            )
         case "finished":
             return _parse_finished(event.finished)
         case "completed":
-            return Completed(_parse_usage(event.completed.usage))
+            return Completed(parse_usage(event.completed.usage))
         case _:
             return None
+
+
+def _parse_logprobs(
+    logprobs: Iterable[generation_pb.TokenLogprobs],
+) -> tuple[TokenLogprobs, ...]:
+    return tuple(
+        TokenLogprobs(
+            one.logprob,
+            tuple(TokenLogprob(top.token_id, top.text, top.logprob) for top in one.top),
+        )
+        for one in logprobs
+    )
 
 
 def _parse_started(started: generation_pb.Started) -> Started:
