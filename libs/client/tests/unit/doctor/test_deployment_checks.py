@@ -206,7 +206,9 @@ def test_what_is_wrong_with_the_gateway_is_told(check, change, words):
         ({"roles": None}, "role admin"),
         ({"roles": None, "may_administer": False}, "operator or readonly"),
         ({"roles": None, "may_administer": None}, "could not be found out"),
-        ({"roles": None, "may_administer": False, "status": DENIED}, "(user)"),
+        ({"roles": None, "may_administer": False, "may_infer": True}, "role operator does"),
+        ({"roles": None, "may_administer": False, "may_infer": False}, "role readonly does"),
+        ({"roles": None, "may_administer": False, "status": DENIED}, "role user does"),
     ],
 )
 def test_role_of_the_key_is_told(change, words):

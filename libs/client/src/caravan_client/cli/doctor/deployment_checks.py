@@ -140,9 +140,10 @@ def check_key(deployment: Deployment) -> Iterator[Finding]:
     elif isinstance(gateway.status, GatewayStatus) and gateway.may_administer is None:
         yield note("the API key works; whether it may administer could not be found out")
     elif isinstance(gateway.status, GatewayStatus):
-        yield ok("the API key works; it may read the state, not administer (operator or readonly)")
+        role = {True: "operator", False: "readonly", None: "operator or readonly"}
+        yield ok(f"the API key works, as one with the role {role[gateway.may_infer]} does")
     elif isinstance(gateway.models, tuple):
-        yield ok("the API key works; it may run models, not read the state (user)")
+        yield ok("the API key works, as one with the role user does")
     elif answers and all(isinstance(one, PermissionDeniedError) for one in answers):
         yield problem("the API key works, but may do nothing", _hint(answers[0]))
 

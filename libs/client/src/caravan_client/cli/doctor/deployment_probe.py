@@ -16,7 +16,12 @@ from caravan_client.cli.doctor.bounded import PROBE_S, gather
 from caravan_client.cli.doctor.facts import SERVICES, Deployment, Gateway, Owner, Service
 from caravan_client.cli.doctor.listeners import find_owners
 from caravan_client.connection import DEFAULT_ADDRESS, is_loopback, parse_address
-from caravan_client.errors import CaravanError, DeadlineExceededError, PermissionDeniedError
+from caravan_client.errors import (
+    CaravanError,
+    DeadlineExceededError,
+    NotFoundError,
+    PermissionDeniedError,
+)
 from caravan_client.resources import GatewayStatus, Principal
 
 if TYPE_CHECKING:
@@ -31,6 +36,7 @@ _DEFAULTS = {
     "engine": ("127.0.0.1:50052", "127.0.0.1:9092"),
 }
 _BODY_BYTES = 16_384
+_NO_MODEL = "no-model-has-this-name"
 _LATE = DeadlineExceededError("the gateway did not answer in time")
 
 
@@ -116,6 +122,8 @@ def probe_gateway(target: Target) -> Gateway:
                 "status": lambda: _try(client.status),
                 "models": lambda: _try(lambda: tuple(client.models.list())),
                 "roles": lambda: _try(client.roles.list),
+                # Permission is decided before existence, so this runs nothing.
+                "infer": lambda: _try(lambda: client.tokenize("a", model=_NO_MODEL)),
             },
             limit_s=1.5 * PROBE_S,
         )
@@ -130,6 +138,7 @@ def probe_gateway(target: Target) -> Gateway:
         principal=principal,
         roles=roles,
         may_administer=may_administer,
+        may_infer=_is_allowed(asked.get("infer")),
         client_version=target.client_version,
     )
 
@@ -152,7 +161,7 @@ def _answer(value: object, kind: type[T]) -> T | CaravanError:
 def _is_allowed(answer: object) -> bool | None:
     if isinstance(answer, PermissionDeniedError):
         return False
-    return True if isinstance(answer, list) else None
+    return True if isinstance(answer, list | NotFoundError) else None
 
 
 def _whose_key(client: "Caravan", key_id: str) -> tuple[str, tuple[str, ...] | None]:

@@ -162,6 +162,7 @@ class Gateway:
         fault: why no call was made.
         roles: of the key, where the key may ask; else None.
         may_administer: whether the key may manage keys and principals; None is unknown.
+        may_infer: whether it may run models; None is unknown.
     """
 
     address: str
@@ -173,6 +174,7 @@ class Gateway:
     principal: str = ""
     roles: tuple[str, ...] | None = None
     may_administer: bool | None = None
+    may_infer: bool | None = None
     client_version: str = ""
 
 
