@@ -17,6 +17,7 @@ SERVICES = {
     "caravan.inference.v1.InferenceService",
     "caravan.model.v1.ModelService",
     "caravan.policy.v1.PolicyAdminService",
+    "caravan.telemetry.v1.TraceQueryService",
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",

@@ -1,3 +1,4 @@
+import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from caravan_obskit.worker_numbers import (
 )
 from caravan_telemetry.domain.errors import StoreUnavailableError
 from caravan_telemetry.domain.request_record import RequestRecord
+from caravan_telemetry.domain.span_record import SpanKind, SpanRecord, SpanStatus
 
 RECORD = RequestRecord(
     id="record-1",
@@ -58,6 +60,70 @@ class MemoryRequestStore:
         for key in old:
             del self.records[key]
         return len(old)
+
+
+class MemorySpanStore:
+    """The port over a dictionary; `is_full` makes it refuse like a full disk."""
+
+    def __init__(self) -> None:
+        self.spans: dict[tuple[str, str], tuple[SpanRecord, int]] = {}
+        self.is_full = False
+
+    def add(self, spans: Sequence[SpanRecord], received_time_ms: int) -> int:
+        if self.is_full:
+            raise StoreUnavailableError
+        before = len(self.spans)
+        for span in spans:
+            self.spans.setdefault((span.trace_id, span.span_id), (span, received_time_ms))
+        return len(self.spans) - before
+
+    def count(self) -> int:
+        return len(self.spans)
+
+    def of_request(
+        self, request_id: str, *, max_traces: int, max_spans: int
+    ) -> Sequence[SpanRecord]:
+        spans = sorted((span for span, _ in self.spans.values()), key=lambda span: span.start_ns)
+        serving = [s.trace_id for s in spans if s.request_id == request_id != ""]
+        newest = list(dict.fromkeys(reversed(serving)))[:max_traces]
+        return [span for span in spans if span.trace_id in newest][:max_spans]
+
+    def remove_received_before(self, time_ms: int, *, limit: int) -> int:
+        return self._remove([key for key, (_, ms) in self._by_age() if ms < time_ms][:limit])
+
+    def remove_oldest(self, count: int) -> int:
+        return self._remove([key for key, _ in self._by_age()][:count])
+
+    def _by_age(self):
+        return sorted(self.spans.items(), key=lambda item: item[1][1])
+
+    def _remove(self, keys) -> int:
+        for key in keys:
+            del self.spans[key]
+        return len(keys)
+
+
+def _span_id(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
+
+
+def _span(name: str, *, parent: str = "", **changes: object) -> SpanRecord:
+    """A span whose id comes from its name."""
+    span = SpanRecord(
+        trace_id="f" * 32,
+        span_id=_span_id(name),
+        parent_span_id=_span_id(parent) if parent else "",
+        request_id="",
+        service="gateway",
+        name=name,
+        kind=SpanKind.INTERNAL,
+        start_ns=1,
+        duration_ns=1,
+        status=SpanStatus.UNSET,
+        attributes={},
+        events=(),
+    )
+    return replace(span, **changes)
 
 
 class CountingMeter:
@@ -131,3 +197,13 @@ def memory_store() -> MemoryRequestStore:
 @pytest.fixture
 def meter() -> CountingMeter:
     return CountingMeter()
+
+
+@pytest.fixture
+def make_span() -> Callable[..., SpanRecord]:
+    return _span
+
+
+@pytest.fixture
+def span_store() -> MemorySpanStore:
+    return MemorySpanStore()

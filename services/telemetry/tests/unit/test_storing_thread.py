@@ -60,3 +60,20 @@ async def test_a_failure_of_the_work_reaches_its_caller():
     with pytest.raises(ZeroDivisionError):
         await thread.run(lambda: 1 // 0)
     await thread.close()
+
+
+async def test_work_that_matters_less_leaves_places_to_others():
+    thread = StoringThread(queue_limit=4)
+    release = threading.Event()
+    waiting = [asyncio.create_task(thread.run(release.wait)) for _ in range(2)]
+    await asyncio.sleep(0)
+    try:
+        with pytest.raises(IntakeFullError):
+            await thread.run(lambda: None, spare_places=2)
+        waiting.append(asyncio.create_task(thread.run(release.wait)))
+        await asyncio.sleep(0)
+        assert thread.queued_count == 3
+    finally:
+        release.set()
+        await asyncio.gather(*waiting)
+        await thread.close()

@@ -87,11 +87,11 @@ class SqlSpanStore:
     def remove_received_before(self, time_ms: int, *, limit: int) -> int:
         """See the port."""
         old = _COLUMNS.received_time_ms < time_ms
-        return self._remove(select(_ROWID).where(old), limit)
+        return self._remove(select(_ROWID).select_from(_TABLE).where(old), limit)
 
     def remove_oldest(self, count: int) -> int:
         """See the port."""
-        return self._remove(select(_ROWID), count)
+        return self._remove(select(_ROWID).select_from(_TABLE), count)
 
     def _remove(self, candidates: Select[int], limit: int) -> int:
         chosen = candidates.order_by(_COLUMNS.received_time_ms).limit(limit)
