@@ -4,6 +4,8 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
+
 from caravan.engine.v1 import worker_service_pb2 as worker_pb
 from caravan.inference.v1 import generation_pb2 as generation_pb
 from caravan.inference.v1 import tokenization_pb2 as tokenization_pb
@@ -14,6 +16,9 @@ from caravan.policy.v1 import authorization_service_pb2 as authorization_pb
 from caravan.policy.v1 import policy_admin_service_pb2 as admin_pb
 from caravan.policy.v1 import principal_pb2
 from caravan.telemetry.v1 import ingest_service_pb2 as ingest_pb
+from caravan.telemetry.v1 import span_pb2
+from caravan.telemetry.v1 import trace_query_service_pb2 as query_pb
+from caravan_obskit.otlp import TRACE_SERVICE
 from caravan_rpckit.errors import CaravanError, FieldViolation, Reason
 from caravan_rpckit.server import DEFAULT_REQUEST_LIMIT_BYTES, RpcServer
 from caravan_rpckit.tls import TlsIdentity
@@ -409,9 +414,24 @@ class FakeTelemetry(FakeServer):
         self.num_batches = 0
         self.refused_ids = set()
         self.acknowledge = True
+        self.spans = []
+        self.questions = []
 
     def add_to(self, server):
         server.add(self, ingest_pb.DESCRIPTOR.services_by_name["IngestService"], peers=("gateway",))
+        server.add(self, TRACE_SERVICE, peers=("gateway",))
+        query = query_pb.DESCRIPTOR.services_by_name["TraceQueryService"]
+        server.add(self, query, peers=("gateway",))
+
+    async def Export(self, request, call):
+        for part in request.resource_spans:
+            for scope in part.scope_spans:
+                self.spans += scope.spans
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+    async def GetTrace(self, request, call):
+        self.questions.append(request.request_id)
+        return query_pb.GetTraceResponse(spans=[span_pb2.Span(name="call")])
 
     async def IngestUsage(self, request, call):
         self.num_batches += 1
