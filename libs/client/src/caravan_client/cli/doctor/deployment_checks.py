@@ -46,7 +46,7 @@ def _check_service(service: Service, deployment: Deployment) -> Iterator[Finding
         yield problem(
             f"{name} listens at {service.address}, but its ops port {service.ops_address} "
             "does not answer",
-            _logs(name, deployment),
+            _again(deployment) or _logs(name, deployment),
         )
     elif _is_reached_elsewhere(name, deployment.gateway):
         yield note(f"{name} is not at {service.address}, but the gateway reaches it")
@@ -84,9 +84,11 @@ def check_gateway(deployment: Deployment) -> Iterator[Finding]:
         return
     answer = gateway.status
     if isinstance(answer, GatewayUnreachableError):
-        mend = (
-            _start(deployment) if gateway.is_local else "check the address, the network and --tls"
-        )
+        mend = _start(deployment)
+        if any(one.name == "gateway" and one.listens for one in deployment.services):
+            mend = _again(deployment) or mend
+        elif not gateway.is_local:
+            mend = "check the address, the network and --tls"
         yield problem(f"the gateway cannot be reached at {gateway.address}", mend)
     elif isinstance(answer, GatewayStatus):
         yield from _check_status(answer, gateway)
@@ -165,7 +167,7 @@ def check_models(deployment: Deployment) -> Iterator[Finding]:
 
 
 def _check_model(model: Model) -> Iterator[Finding]:
-    again = f"caravan models load {shlex.quote(model.name)}"
+    again = f"mend its cause, then: caravan models load {shlex.quote(model.name)}"
     if model.state is ModelState.FAILED:
         yield problem(
             f"model {model.name} has failed: {model.state_detail or 'no reason given'}", again
@@ -205,6 +207,11 @@ def _start(deployment: Deployment) -> str:
     return (
         _RUN if deployment.can_start else "start the services, or name the gateway with --address"
     )
+
+
+def _again(deployment: Deployment) -> str:
+    """For what is there and hangs, which `make run` would leave alone."""
+    return "make restart" if deployment.can_start else ""
 
 
 def _logs(service: str, deployment: Deployment) -> str:
