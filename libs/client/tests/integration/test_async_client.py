@@ -159,3 +159,9 @@ def _methods(kind: type) -> dict[str, list[str]]:
         for name, method in inspect.getmembers(kind, inspect.isfunction)
         if not name.startswith("_")
     }
+
+
+async def test_texts_become_tokens_and_back(loop_gateway, api_key):
+    async with AsyncCaravan(loop_gateway.address) as client:
+        assert await client.tokenize("Once upon", model="alpha") == (5, 6, 7)
+        assert await client.detokenize([1, 2], model="alpha") == "ab"

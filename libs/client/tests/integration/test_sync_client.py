@@ -263,3 +263,20 @@ def test_tls_mismatch_is_explained(tls_gateway, api_key, tls, fault):
         pytest.raises(UnavailableError, match=fault),
     ):
         client.status()
+
+
+def test_texts_become_tokens_and_back(client, gateway):
+    assert client.tokenize("Once upon", model="alpha") == (5, 6, 7)
+    assert client.tokenize([Message.user("Hi")], model="alpha") == (5, 6, 7)
+    assert gateway.calls[-1][1].chat.messages[0].content == "Hi"
+    assert client.detokenize([1, 2], model="alpha") == "ab"
+
+
+def test_choices_and_logprobs_are_in_the_answer(client):
+    answer = client.generate("Once", model="alpha", num_choices=3)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    with client.stream("Once", model="alpha", logprobs=1) as stream:
+        text = "".join(stream.text())
+    (choice,) = stream.generation.choices
+    assert text == "Once upon a time"
+    assert [one.top[0].token_id for one in choice.logprobs] == [1, 2, 3]
