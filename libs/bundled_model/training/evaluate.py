@@ -31,6 +31,8 @@ _STORY_TOKENS = 150
 _NUM_CASES = 100
 _NUM_VOCABULARY_DOCUMENTS = 4000
 _LEAST_DISTANCE = 500
+_SAID_AND_ASKED = 50
+_FRAME_TOKENS = 5
 _MOST_REPEATS = 3
 _LONGEST_LOOP = 30
 
@@ -131,11 +133,14 @@ def _contains(text: str, phrase: str) -> bool:
 
 def _far_case(draw: random.Random, *, turns: bool) -> RecallCase:
     while True:
-        case = recall_case(draw, 90 if turns else 70, turns=turns)
-        words = [len(split_words(message.content)) for message in case.messages]
-        # A word is a token or more; what is said and the question are counted off generously.
-        if sum(words) - _LEAST_DISTANCE > 60:
+        case = recall_case(draw, 100 if turns else 72, turns=turns)
+        if _least_tokens(case.messages) - _SAID_AND_ASKED > _LEAST_DISTANCE:
             return case
+
+
+def _least_tokens(messages: list[Message]) -> int:
+    """Counts a word as one token, which is the least that it can be."""
+    return sum(len(split_words(message.content)) + _FRAME_TOKENS for message in messages)
 
 
 def _vocabulary() -> set[str]:

@@ -19,7 +19,14 @@ import numpy as np
 import optax
 
 from corpus.documents import Document
-from corpus.mixture import Share, documents, first_shares, later_shares, paraphrase_documents
+from corpus.mixture import (
+    Share,
+    documents,
+    first_shares,
+    last_shares,
+    later_shares,
+    paraphrase_documents,
+)
 from model import Shape, Weights, logits, make_weights
 from optimizer import make_optimizer
 from packing import Rows, pack
@@ -30,7 +37,7 @@ _TOKENIZER_DOCUMENTS = 60_000
 _CHUNK = 50
 _STEP_TOKENS = 2048
 _WARM_UP = 100
-_DECAY_SHARE = 0.3
+_DECAY_SHARE = 0.4
 _SAVE_S = 240.0
 _LEAST_ANSWER = 0.2
 """What a token of an answer counts at least."""
@@ -55,10 +62,11 @@ NEAR = Phase(length=256, most_filler=6, jumps=False, mixture=first_shares)
 """Recall over short distances, until it is found at all."""
 BASICS = Phase(length=256, most_filler=20, jumps=True, mixture=first_shares)
 COPYING = Phase(length=256, most_filler=20, jumps=True, mixture=later_shares)
-LONGER = Phase(length=512, most_filler=45, jumps=True, mixture=later_shares)
-LONGEST = Phase(length=1024, most_filler=95, jumps=False, mixture=later_shares)
-_BEGINNING = ((200, NEAR), (500, BASICS))
-_REST = ((0.70, COPYING), (0.88, LONGER), (1.0, LONGEST))
+SHARP = Phase(length=256, most_filler=20, jumps=True, mixture=last_shares)
+LONGER = Phase(length=512, most_filler=45, jumps=True, mixture=last_shares)
+LONGEST = Phase(length=1024, most_filler=95, jumps=False, mixture=last_shares)
+_BEGINNING = ((200, NEAR), (500, BASICS), (750, COPYING))
+_REST = ((0.70, SHARP), (0.88, LONGER), (1.0, LONGEST))
 
 
 def make_tokenizer(seed: int) -> Tokenizer:
@@ -131,7 +139,7 @@ def held_out_rows(tokenizer: Tokenizer) -> dict[str, Rows]:
             yield make(draw)  # type: ignore[operator]
 
     rows = {}
-    for share in COPYING.shares():
+    for share in SHARP.shares():
         draw = random.Random(_HELD_OUT_SEED)
         source = endless(share.make, draw)
         rows[share.name] = pack(source, tokenizer, num_rows=8, length=256, jumps=None)

@@ -19,9 +19,30 @@ def copying_document(draw: random.Random) -> Document:
     return draw.choices(makers, (3, 4, 3))[0](draw)
 
 
-def _repetition(draw: random.Random) -> Document:
+def dense_copying_document(draw: random.Random) -> Document:
+    """The same with more lists, some of them as JSON, which count more."""
+    makers = (_many_facts, _all_fields, _dense_repetition, _json_repetition)
+    return draw.choices(makers, (2, 2, 4, 4))[0](draw)
+
+
+def _dense_repetition(draw: random.Random) -> Document:
+    return _repetition(draw, COPIED)
+
+
+def _json_repetition(draw: random.Random) -> Document:
+    words = draw.sample(_EVERYTHING, draw.randint(1, _LONGEST_LIST))
+    values = [int(word) if word.isdigit() else word for word in words]
+    messages = [
+        Message("user", f"Repeat as JSON: {' '.join(words)}."),
+        Message("assistant", json.dumps(values)),
+    ]
+    return chat(messages, weight=COPIED)
+
+
+def _repetition(draw: random.Random, weight: float = 1.0) -> Document:
     words = " ".join(draw.sample(_EVERYTHING, draw.randint(3, _LONGEST_LIST)))
-    return chat([Message("user", f"Repeat: {words}."), Message("assistant", f"{words}.")])
+    messages = [Message("user", f"Repeat: {words}."), Message("assistant", f"{words}.")]
+    return chat(messages, weight=weight)
 
 
 def _many_facts(draw: random.Random) -> Document:

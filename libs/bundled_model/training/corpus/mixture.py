@@ -4,9 +4,9 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from corpus.copying import copying_document
-from corpus.documents import Document, Message, chat
-from corpus.questions import held_out, listed, question_document
+from corpus.copying import copying_document, dense_copying_document
+from corpus.documents import COPIED, Document, Message, chat
+from corpus.questions import arithmetic_document, held_out, listed, question_document
 from corpus.recall import recall_document
 from corpus.stories import story_document
 from corpus.structured import extraction_document, tool_document
@@ -41,6 +41,19 @@ def later_shares(most_filler: int) -> tuple[Share, ...]:
         Share("extraction", 14, extraction_document),
         Share("tools", 6, tool_document),
         Share("copying", 12, copying_document),
+    )
+
+
+def last_shares(most_filler: int) -> tuple[Share, ...]:
+    """The mixture for the rest: what is still hard comes more often."""
+    return (
+        Share("questions", 20, question_document),
+        Share("arithmetic", 12, arithmetic_document),
+        Share("stories", 3, story_document),
+        Share("recall", 19, lambda draw: recall_document(draw, most_filler)),
+        Share("extraction", 10, extraction_document),
+        Share("tools", 8, lambda draw: tool_document(draw, COPIED)),
+        Share("copying", 28, dense_copying_document),
     )
 
 

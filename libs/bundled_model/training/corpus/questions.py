@@ -112,6 +112,14 @@ def question_document(draw: random.Random) -> Document:
     return chat(messages)
 
 
+def arithmetic_document(draw: random.Random) -> Document:
+    """One to three calculations."""
+    messages = []
+    for _ in range(draw.randint(1, 3)):
+        messages += exchange(draw, draw.choice(arithmetic_facts()))
+    return chat(messages)
+
+
 def exchange(draw: random.Random, fact: Fact) -> list[Message]:
     """A trained question in some dress, and its answer."""
     question = _dressed(draw, draw.choice(trained_frames(fact)))

@@ -78,8 +78,8 @@ def tool_question(draw: random.Random) -> tuple[str, str, str, str]:
     return question, json.dumps(call), json.dumps({"sum": a + b}), f"The sum is {a + b}."
 
 
-def tool_document(draw: random.Random) -> Document:
-    """A tool call with its result and the answer."""
+def tool_document(draw: random.Random, weight: float = 1.0) -> Document:
+    """A tool call with its result and the answer; `weight` as in `chat`."""
     question, call, result, answer = tool_question(draw)
     return chat(
         [
@@ -88,5 +88,6 @@ def tool_document(draw: random.Random) -> Document:
             Message("assistant", call),
             Message("tool", result),
             Message("assistant", answer),
-        ]
+        ],
+        weight=weight,
     )
