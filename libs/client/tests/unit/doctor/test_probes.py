@@ -4,7 +4,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -116,7 +115,6 @@ def test_services_are_told_apart_by_what_their_ports_say(ops_port):
         closed.bind(("127.0.0.1", 0))
         free = f"127.0.0.1:{closed.getsockname()[1]}"
         hanging = f"127.0.0.1:{silent.getsockname()[1]}"
-        started = time.monotonic()
         found = {
             service.name: service
             for service in probe_services(
@@ -128,7 +126,6 @@ def test_services_are_told_apart_by_what_their_ports_say(ops_port):
                 }
             )
         }
-        assert time.monotonic() - started < 20  # not for ever; each probe has its bound
     assert found["gateway"].ready is False
     assert found["gateway"].missing == {"engine": "unreachable"}
     assert (found["policy"].listens, found["policy"].ready) == (True, None)
