@@ -35,7 +35,7 @@ class DeliveryLimits:
     """Most items that wait, most in a batch, and for how long items are collected."""
 
     queue_size: int = 4096
-    batch_size: int = 512
+    batch_size: int = 128
     interval_s: float = 0.5
 
 

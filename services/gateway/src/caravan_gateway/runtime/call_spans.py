@@ -5,7 +5,7 @@ Says what was asked for and how much came out, and nothing of the prompt, the an
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from opentelemetry.trace import Span, Tracer, get_current_span, use_span
 
@@ -18,6 +18,8 @@ _STREAMING = "/StreamGenerate"
 _NAME_LENGTH = 100
 # A stage that takes less is not worth a span; whatever asks another service takes longer.
 _WORTH_SHOWING_NS = 100_000
+# Stages that may call another service, whose span then is inside theirs.
+_ASKING = frozenset({"authenticate", "authorize"})
 
 
 class CallSpans:
@@ -52,13 +54,14 @@ class CallSpans:
             yield
             return
         started_ns = time.time_ns()
-        span = self._tracer.start_span(name, start_time=started_ns)
+        span = self._tracer.start_span(name, start_time=started_ns) if name in _ASKING else None
         try:
-            with use_span(span, record_exception=False, set_status_on_exception=False):
+            with nullcontext() if span is None else _around(span):
                 yield
         finally:
             ended_ns = time.time_ns()
             if ended_ns - started_ns >= _WORTH_SHOWING_NS:  # a span that never ends is never sent
+                span = span or self._tracer.start_span(name, start_time=started_ns)
                 span.end(ended_ns)
 
     def conclude(self, span: Span, call: InferenceCall) -> None:
@@ -82,6 +85,11 @@ class CallSpans:
         if progress.first_token_s is not None:
             first_s = call.start_time_s + progress.first_token_s - call.start_s
             span.add_event(genai.FIRST_TOKEN_EVENT, timestamp=round(first_s * 1e9))
+
+
+def _around(span: Span) -> AbstractContextManager[Span]:
+    """What is done inside of it; without a look at exceptions, which may quote a prompt."""
+    return use_span(span, record_exception=False, set_status_on_exception=False)
 
 
 def operation_of(spec: InferenceSpec) -> genai.Operation | None:
