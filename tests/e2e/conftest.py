@@ -12,6 +12,31 @@ from caravan.model.v1 import model_service_pb2_grpc as model_grpc
 from caravan.policy.v1 import policy_admin_service_pb2 as policy_pb
 from caravan.policy.v1 import policy_admin_service_pb2_grpc as policy_grpc
 from caravan_testkit.stack import Stack, running_stack
+from caravan_testkit.tiny_model import ModelShape, write_tiny_gguf
+
+# Milliseconds for a token, seconds for a prompt that fills the context.
+SLOW = ModelShape(
+    num_layers=8,
+    width=512,
+    num_heads=8,
+    num_kv_heads=2,
+    ffn_width=2048,
+    vocabulary_size=1000,
+    context_length=4096,
+)
+SMALL = {
+    "CARAVAN_ENGINE__MODELS__LOAD": "slow",
+    "CARAVAN_ENGINE__MODELS__RESCAN_INTERVAL_S": "0.2",
+    "CARAVAN_ENGINE__CONTEXT__CELLS": "4096",
+    "CARAVAN_ENGINE__CONTEXT__SEATS": "2",
+    "CARAVAN_ENGINE__CONTEXT__TOKEN_BUDGET": "64",
+    "CARAVAN_ENGINE__CONTEXT__THREADS": "1",
+    "CARAVAN_ENGINE__WORKERS__MEMORY_BUDGET_BYTES": str(450 * 2**20),
+    "CARAVAN_ENGINE__WORKERS__MAX_FAILED_STARTS": "1",
+    "CARAVAN_ENGINE__CHAT__TIME_LIMIT_S": "1",
+    "CARAVAN_ENGINE__CHAT__MEMORY_LIMIT_BYTES": str(128 * 2**20),
+    "CARAVAN_GATEWAY__SERVER__READER_STALL_S": "1",
+}
 
 
 class Client:
@@ -49,6 +74,22 @@ class Client:
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with running_stack(tmp_path_factory.mktemp("e2e") / "home") as stack:
         yield stack
+
+
+@pytest.fixture(scope="session")
+def small_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A deployment that comes to its limits soon: one slow model, two seats, little memory."""
+    home = tmp_path_factory.mktemp("small") / "home"
+    write_tiny_gguf(home / "models" / "slow.gguf", shape=SLOW)
+    with running_stack(home, SMALL) as stack:
+        yield stack
+
+
+@pytest.fixture
+def small_admin(small_stack: Stack) -> Iterator[Client]:
+    client = Client(small_stack.address, small_stack.admin_key)
+    yield client
+    client.close()
 
 
 @pytest.fixture
