@@ -26,6 +26,7 @@ from caravan.model.v1 import model_pb2 as model_pb
 from caravan.model.v1 import model_service_pb2 as model_service_pb
 from caravan.policy.v1 import policy_admin_service_pb2 as policy_pb
 from caravan.policy.v1 import principal_pb2 as principal_pb
+from caravan.telemetry.v1 import trace_query_service_pb2 as trace_query_pb
 from caravan_rpckit.call import Call
 from caravan_rpckit.errors import CaravanError, Reason
 from caravan_rpckit.server import RpcServer
@@ -86,6 +87,7 @@ class FakeGateway:
             model_service_pb.DESCRIPTOR.services_by_name["ModelService"],
             policy_pb.DESCRIPTOR.services_by_name["PolicyAdminService"],
             gateway_pb.DESCRIPTOR.services_by_name["GatewayAdminService"],
+            trace_query_pb.DESCRIPTOR.services_by_name["TraceQueryService"],
         ):
             self._server.add(self, descriptor)
 
@@ -302,6 +304,24 @@ class FakeGateway:
         response.start_time.FromSeconds(1_700_000_000)
         response.dependencies.add(service="policy", address="localhost:50053", reachable=True)
         response.dependencies.add(service="telemetry", address="[::1]:50054", detail="refused")
+        return response
+
+    async def GetTrace(self, request, call: Call):
+        self._admit(request, call)
+        response = trace_query_pb.GetTraceResponse()
+        for name, service, parent, start_ms in (
+            ("chat alpha", "gateway", "", 0),
+            ("prefill", "engine-worker", "chat alpha", 40),
+        ):
+            span = response.spans.add(
+                trace_id="ab" * 16,
+                span_id=name,
+                parent_span_id=parent,
+                service=service,
+                name=name,
+                duration_ms=60,
+            )
+            span.start_time.FromMilliseconds(1_700_000_000_000 + start_ms)
         return response
 
     def _page(self, names: list[str], token: str) -> tuple[list[str], str]:

@@ -234,6 +234,17 @@ def test_status_shows_services_models_and_workers(run):
     assert document["num_spooled_records"] == 5
 
 
+def test_trace_draws_each_span_with_its_bar(run):
+    first, _, heading, call, prefill = run("trace", "r1").stdout.splitlines()
+    assert first == f"request r1, trace {'ab' * 16}, 2 spans, 100.0 ms"
+    assert heading.split() == ["SERVICE", "WORK", "TIME", "ERROR"]
+    assert "  prefill" in prefill
+    assert (call.count("█"), prefill.count("█")) == (24, 24)
+    assert call.index("█") < prefill.index("█")
+    (document,) = lines(run("trace", "r1", "--json").stdout)
+    assert [span["service"] for span in document["spans"]] == ["gateway", "engine-worker"]
+
+
 def test_failed_call_is_one_line_with_reason_and_advice(run, gateway, reason_failure):
     gateway.failures.append(
         reason_failure("MODEL_NOT_LOADED", "m sleeps.", metadata={"model": "m"})

@@ -124,6 +124,9 @@ class SpanDelivery(Generic[T]):
                 return False
             _log.warning("spans refused", extra={"count": size, "cause": _cause(error)})
             self._on_lost(size, "refused")
+        except (TypeError, ValueError) as error:  # a span that cannot be written
+            _log.error("spans cannot be encoded", extra={"kind": type(error).__name__})
+            self._on_lost(size, "refused")
         except asyncio.CancelledError:
             self._put_back(batch)
             raise

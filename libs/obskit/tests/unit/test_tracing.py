@@ -88,6 +88,26 @@ async def test_what_is_refused_is_lost_and_counted(delivery, receiver, lost):
     assert lost == [(2, "refused")]
 
 
+async def test_a_span_that_cannot_be_written_does_not_end_the_delivery(lost):
+    requests = []
+
+    async def deliver(request):
+        requests.append(request)
+
+    tracing = Tracing(
+        "test",
+        sampler=edge_sampler(1.0),
+        limits=DeliveryLimits(batch_size=1),
+        on_lost=lambda count, cause: lost.append((count, cause)),
+    )
+    tracing.start(deliver)
+    tracing.tracer.start_span("huge", attributes={"number": 2**70}).end()
+    tracing.tracer.start_span("sound").end()
+    await tracing.close()
+    assert lost == [(1, "refused")]
+    assert len(requests) == 1
+
+
 async def test_closing_waits_no_longer_than_it_may(lost):
     async def never(batch):
         await asyncio.Event().wait()
