@@ -7,7 +7,7 @@ from caravan_engine.backends.fake import FakeBackend
 from caravan_engine.backends.llama_cpp import LlamaCppBackend, LlamaCppSettings
 from caravan_engine.domain.ports import BackendFailureError
 from caravan_engine.domain.sampling import SamplingOptions
-from caravan_engine.domain.step import Chunk, StepPlan
+from caravan_engine.domain.step import Chunk, SharedPrefix, StepPlan
 from caravan_engine.domain.token_sampler import TokenSampler
 
 NUM_SEATS, BATCH_TOKENS = 4, 64
@@ -113,6 +113,28 @@ def test_integrity_counts_the_cells_of_each_position(backend):
     assert backend.check_integrity({0: 30, 2: 5}) == []
     for wrong in ({0: 29, 2: 5}, {0: 31, 2: 5}, {0: 30}, {0: 30, 2: 5, 1: 1}):
         assert backend.check_integrity(wrong) != []
+
+
+def test_a_shared_prefix_stays_until_the_last_who_has_it_is_released(backend):
+    decode(backend, chunk(0, 0, PROMPT[:20], samples=False))
+    whole = decode(backend, chunk(3, 0, PROMPT))
+    backend.share([SharedPrefix(0, 1, 20), SharedPrefix(0, 2, 12)])
+    assert backend.check_integrity({0: 20, 1: 20, 2: 12, 3: 30}) == []
+    backend.release([0])
+    continued = decode(backend, chunk(1, 20, PROMPT[20:]), chunk(2, 12, PROMPT[12:]))
+    assert np.allclose(continued[0], whole[0], atol=0.05)
+    assert np.allclose(continued[1], whole[0], atol=0.05)
+    assert backend.check_integrity({1: 30, 2: 30, 3: 30}) == []
+    backend.release([1, 2, 3])
+    assert backend.check_integrity({}) == []
+
+
+def test_shared_cells_are_taken_once(backend):
+    for start in range(0, 480, 60):
+        decode(backend, chunk(0, start, [100 + start % 7] * 60, samples=False))
+    backend.share([SharedPrefix(0, seq_id, 480) for seq_id in (1, 2)])
+    decode(backend, chunk(1, 480, PROMPT[:10], samples=False))
+    assert backend.check_integrity({0: 480, 1: 490, 2: 480}) == []
 
 
 def test_positions_that_do_not_follow_are_a_failure(backend):

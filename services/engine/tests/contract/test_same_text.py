@@ -107,6 +107,7 @@ class Watched:
         self.ledger = {}
         self.faults = []
         self.snapshots = {}
+        self.num_tokens = 0
         self._num_steps = 0
 
     def __getattr__(self, name):
@@ -130,6 +131,7 @@ class Watched:
             assert len(tokens) == chunk.start
             tokens.extend(chunk.tokens)
         self._num_steps += 1
+        self.num_tokens += plan.num_tokens
         if self._num_steps % CHECK_EVERY == 0:
             lengths = {seq_id: len(tokens) for seq_id, tokens in self.ledger.items()}
             self.faults += self._backend.check_integrity(lengths)
@@ -187,8 +189,32 @@ def prompt(number):
     return tuple(map(int, generator.integers(300, 1000, 5 + 11 * (number % 9))))
 
 
-async def generate(backend, load):
-    """Runs the streams, some of which leave early, and returns each one's events."""
+def single(number):
+    """A stream of its own; some end early."""
+    return GenerationRequest(
+        request_id=str(number),
+        prompt=prompt(number),
+        sampling=GREEDY,
+        seed=0,
+        max_output_tokens=12 if number % 4 == 0 else OUTPUT_TOKENS,
+        ignore_eos=True,
+    )
+
+
+def with_choices(number):
+    return GenerationRequest(
+        request_id=str(number),
+        prompt=prompt(number),
+        sampling=SamplingOptions(temperature=1.5, top_k=0),
+        seed=number,
+        max_output_tokens=OUTPUT_TOKENS,
+        ignore_eos=True,
+        choice_count=4,
+    )
+
+
+async def generate(backend, load, requests):
+    """Runs requests at once and returns each one's events."""
     engine = EngineLoop(
         backend,
         SchedulerLimits(
@@ -202,22 +228,11 @@ async def generate(backend, load):
     )
     engine.start()
 
-    async def one(number):
-        output = 12 if number % 4 == 0 else OUTPUT_TOKENS
-        stream = engine.submit(
-            GenerationRequest(
-                request_id=str(number),
-                prompt=prompt(number),
-                sampling=GREEDY,
-                seed=0,
-                max_output_tokens=output,
-                ignore_eos=True,
-            )
-        )
-        return [event async for event in stream]
+    async def one(request):
+        return [event async for event in engine.submit(request)]
 
     try:
-        return await asyncio.gather(*(one(number) for number in range(load.num_streams)))
+        return await asyncio.gather(*map(one, requests))
     finally:
         await asyncio.to_thread(engine.stop)
 
@@ -228,7 +243,8 @@ def run(request, tiny_gguf):
     cells = NUM_CELLS * together.num_seats // NUM_SEATS
     with closing(load(tiny_gguf, num_seats=together.num_seats, num_cells=cells)) as backend:
         watched = Watched(backend, together.watched_step)
-        streams = asyncio.run(generate(watched, together))
+        requests = map(single, range(together.num_streams))
+        streams = asyncio.run(generate(watched, together, requests))
     assert len(watched.snapshots) == together.num_seats
     return watched, streams
 
@@ -289,6 +305,65 @@ def test_every_emitted_token_is_within_rounding_of_the_best(run, solo):
         assert gaps.max() <= bound
     say(f"logits: emitted tokens at most {worst:.4f} below the best, bound {bound:.4f};")
     say(f"        chunks move a logit by up to {rounding:.4f}; {switched} near ties")
+
+
+# ── choices that share a prompt ──
+
+NUM_GROUPS = 7
+
+
+@pytest.fixture(scope="module")
+def shared_run(backend):
+    watched = Watched(backend, SIXTEEN.watched_step)
+    requests = map(with_choices, range(NUM_GROUPS))
+    return watched, asyncio.run(generate(watched, SIXTEEN, requests))
+
+
+def texts_by_choice(events):
+    return [
+        tuple(
+            token
+            for event in events
+            if isinstance(event, Delta) and event.choice_index == choice
+            for token in event.token_ids
+        )
+        for choice in range(4)
+    ]
+
+
+def test_choices_have_one_cell_for_each_position_and_their_own_histories(shared_run):
+    watched, streams = shared_run
+    assert watched.faults == []
+    assert watched.ledger == {}
+    assert len(watched.snapshots) == NUM_SEATS
+    histories = [
+        (*prompt(number), *text)
+        for number, events in enumerate(streams)
+        for text in texts_by_choice(events)
+    ]
+    assert len(set(histories)) == 4 * NUM_GROUPS
+    for computed in watched.snapshots:
+        assert sum(history[: len(computed)] == computed for history in histories) == 1
+
+
+def test_shared_cells_hold_what_a_solo_computation_holds(shared_run, solo):
+    watched, _ = shared_run
+    bound = calibrate(solo, max(watched.snapshots, key=len))
+    for tokens, state in watched.snapshots.items():
+        assert distances(state, solo.state(tokens)).max() < bound
+
+
+def test_a_prompt_is_computed_once_for_all_its_choices(shared_run):
+    watched, streams = shared_run
+    num_computed = sum(len(prompt(number)) - 1 for number in range(NUM_GROUPS))
+    num_computed += (
+        NUM_GROUPS * 4 * OUTPUT_TOKENS
+    )  # the last of the prompt, all but the last output
+    assert watched.num_tokens == num_computed
+    for number, events in enumerate(streams):
+        completed = events[-1]
+        assert completed.input_tokens == len(prompt(number))
+        assert completed.output_tokens == 4 * OUTPUT_TOKENS
 
 
 # ── mutations: the state check must fail ──

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from caravan_engine.domain.ports import BackendFailureError, CandidateFilter
 from caravan_engine.domain.sampling import SamplingOptions
-from caravan_engine.domain.step import Chunk, StepPlan
+from caravan_engine.domain.step import Chunk, SharedPrefix, StepPlan
 
 END, BEGIN = 256, 257
 VOCABULARY_SIZE = 258
@@ -57,6 +57,12 @@ def scripted(continuations: Mapping[bytes, bytes]) -> Callable[[Sequence[int]], 
 
 
 @dataclass(slots=True)
+class _Cell:
+    position: int
+    token: int
+
+
+@dataclass(slots=True)
 class FakeBackend:
     """Implements `domain.ports.Backend` and `IntegrityChecker`.
 
@@ -79,12 +85,12 @@ class FakeBackend:
     vocabulary: FakeVocabulary = field(default_factory=FakeVocabulary)
     plans: list[StepPlan] = field(default_factory=list)
     is_closed: bool = False
-    _memory: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    _memory: dict[int, list["_Cell"]] = field(default_factory=dict)
 
     @property
     def num_used_cells(self) -> int:
-        """Positions it holds."""
-        return sum(map(len, self._memory.values()))
+        """Cells that somebody has; those that several share count once."""
+        return len({id(cell) for cells in self._memory.values() for cell in cells})
 
     def candidate_filter(self, options: SamplingOptions) -> CandidateFilter | None:
         """See `domain.ports.Backend`; knows top-k and temperature, and XTC drops the best one."""
@@ -94,6 +100,12 @@ class FakeBackend:
         """See `domain.ports.Backend`."""
         for seq_id in seq_ids:
             self._memory.pop(seq_id, None)
+
+    def share(self, prefixes: Sequence[SharedPrefix]) -> None:
+        """See `domain.ports.Backend`."""
+        for each in prefixes:
+            shared = self._memory[each.source][: each.length]
+            self._memory.setdefault(each.target, []).extend(shared)
 
     def decode(self, plan: StepPlan) -> npt.NDArray[np.float32]:
         """See `domain.ports.Backend`."""
@@ -112,14 +124,15 @@ class FakeBackend:
         """See `domain.ports.IntegrityChecker`."""
         faults = []
         for seq_id in sorted(self._memory.keys() | lengths.keys()):
-            counts = Counter(position for position, _ in self._memory.get(seq_id, ()))
+            counts = Counter(cell.position for cell in self._memory.get(seq_id, ()))
             if counts != Counter(range(lengths.get(seq_id, 0))):
                 faults.append(f"sequence {seq_id}: {dict(counts)}")
         return faults
 
     def history(self, seq_id: int) -> list[int]:
         """Returns the tokens that it computed for a sequence, in the order of their positions."""
-        return [token for _, token in sorted(self._memory.get(seq_id, ()))]
+        cells = sorted(self._memory.get(seq_id, ()), key=lambda cell: cell.position)
+        return [cell.token for cell in cells]
 
     def close(self) -> None:
         """See `domain.ports.Backend`."""
@@ -132,7 +145,7 @@ class FakeBackend:
             cells = self._memory.setdefault(chunk.seq_id, [])
             if len(cells) != chunk.start:
                 raise BackendFailureError(_INVALID_BATCH)
-            cells.extend(enumerate(chunk.tokens, chunk.start))
+            cells.extend(_Cell(at, token) for at, token in enumerate(chunk.tokens, chunk.start))
 
     def _row(self, seq_id: int) -> npt.NDArray[np.float32]:
         history = self.history(seq_id)

@@ -41,6 +41,7 @@ class DecodeFirst:
 
 def _chunk(seat: int, sequence: Sequence, max_tokens: int) -> Chunk:
     start = sequence.num_computed
-    tokens = tuple(sequence.tokens[start : start + max_tokens])
-    reaches_end = start + len(tokens) == len(sequence.tokens)
+    end = min(start + max_tokens, sequence.goal)
+    reaches_end = end == len(sequence.tokens)
+    tokens = tuple(sequence.tokens[start:end])
     return Chunk(seat, start, tokens, sequence.sampler if reaches_end else None)

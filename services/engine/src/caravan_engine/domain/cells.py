@@ -1,5 +1,7 @@
 """Who may use how many KV cells."""
 
+from collections.abc import Hashable
+
 
 class CellLedger:
     """Promises cells before they are needed, so that a decode never runs out of them.
@@ -10,7 +12,7 @@ class CellLedger:
 
     def __init__(self, num_cells: int) -> None:
         self.num_cells = num_cells
-        self._promised: dict[int, int] = {}
+        self._promised: dict[Hashable, int] = {}
 
     @property
     def num_free(self) -> int:
@@ -21,16 +23,16 @@ class CellLedger:
         """Whether so many can be promised now."""
         return num_cells <= self.num_free
 
-    def reserve(self, seat: int, num_cells: int) -> None:
-        """Promises cells to the sequence on `seat`.
+    def reserve(self, owner: Hashable, num_cells: int) -> None:
+        """Promises cells to a sequence, or to those that share a prefix.
 
         Raises:
-            ValueError: if they aren't there or the seat has some already; the caller asks first.
+            ValueError: if they aren't there or the owner has some already; the caller asks first.
         """
-        if seat in self._promised or not self.fits(num_cells):
-            raise ValueError(f"{num_cells} cells can't be promised to seat {seat}")
-        self._promised[seat] = num_cells
+        if owner in self._promised or not self.fits(num_cells):
+            raise ValueError(f"{num_cells} cells can't be promised")
+        self._promised[owner] = num_cells
 
-    def release(self, seat: int) -> None:
-        """Takes a seat's promise back."""
-        del self._promised[seat]
+    def release(self, owner: Hashable) -> None:
+        """Takes a promise back."""
+        del self._promised[owner]

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from caravan_engine.domain.errors import ContextLengthExceededError
+from caravan_engine.domain.errors import ContextLengthExceededError, InvalidFieldError
 from caravan_engine.domain.request import GenerationRequest
+from caravan_rpckit.errors import FieldViolation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,12 +35,19 @@ class SchedulerLimits:
     def max_tokens(self, request: GenerationRequest) -> int:
         """Returns the length at which a request's sequences end, input included.
 
+        Several choices divide the cells that the input leaves.
+
         Raises:
             ContextLengthExceededError: if the input leaves no room for output.
+            InvalidFieldError: if there are more choices than seats.
         """
-        num_prompt = len(request.prompt)
-        if num_prompt >= self.context_tokens:
+        if request.choice_count > self.num_seats:
+            description = f"at most {self.num_seats} here"
+            raise InvalidFieldError(FieldViolation("choice_count", description))
+        num_prompt, num_shared = len(request.prompt), request.num_shared_tokens
+        longest = num_shared + (self.num_cells - num_shared) // request.choice_count
+        if num_prompt >= min(self.context_tokens, longest):
             raise ContextLengthExceededError(
                 input_tokens=num_prompt, context_tokens=self.context_tokens
             )
-        return min(num_prompt + request.max_output_tokens, self.context_tokens)
+        return min(num_prompt + request.max_output_tokens, self.context_tokens, longest)

@@ -12,7 +12,8 @@ from caravan_rpckit.errors import CaravanError
 
 if TYPE_CHECKING:
     from caravan_engine.domain.sequence import Sequence as TokenSequence
-    from caravan_engine.domain.step import StepPlan
+    from caravan_engine.domain.sequence import SequenceGroup
+    from caravan_engine.domain.step import SharedPrefix, StepPlan
 
 
 class BackendFailureError(Exception):
@@ -94,6 +95,13 @@ class Backend(Protocol):
         """Forgets everything computed for these sequences."""
         ...
 
+    def share(self, prefixes: "Sequence[SharedPrefix]") -> None:
+        """Lets sequences that have nothing begin with what others have, without copying it.
+
+        It stays until the last of them is released.
+        """
+        ...
+
     def decode(self, plan: "StepPlan") -> npt.NDArray[np.float32]:
         """Computes a plan's chunks, all or nothing as far as the caller can know.
 
@@ -132,34 +140,45 @@ class SequenceOutput(Protocol):
         """Tokens that its reader hasn't taken yet."""
         ...
 
-    def start(self, sequence: "TokenSequence", cached_tokens: int) -> None:
-        """Computation is about to begin."""
-        ...
-
     def append(self, token: int) -> str | None:
         """Takes the next token; returns the stop string that it completes, if any."""
         ...
 
     def finish(self, sequence: "TokenSequence", reason: FinishReason) -> None:
-        """The sequence ended well: everything held back goes out, then the terminal events."""
+        """The sequence ended well: everything held back goes out, then its end."""
+        ...
+
+
+class GroupOutput(Protocol):
+    """Takes what happens to a request as a whole. Called by the decode thread only."""
+
+    def start(self, group: "SequenceGroup", cached_tokens: int) -> None:
+        """Computation is about to begin."""
+        ...
+
+    def complete(self, group: "SequenceGroup") -> None:
+        """All sequences ended well; this is the terminal event."""
         ...
 
     def fail(self, error: CaravanError) -> None:
-        """The sequence ended with `error`, which is the terminal event."""
+        """The request ended with `error`, which is the terminal event."""
         ...
 
 
 class SchedulerObserver(Protocol):
-    """Hears what happens to sequences, for metrics. Called by the decode thread only."""
+    """Hears what happens, for metrics. Called by the decode thread only."""
 
-    def admitted(self, sequence: "TokenSequence", now: float) -> None:
-        """A sequence got a seat."""
+    def admitted(self, group: "SequenceGroup", now: float) -> None:
+        """A request got its seats."""
         ...
 
     def generated(self, sequence: "TokenSequence", now: float) -> None:
-        """A sequence got a token; its times still say when it got the one before."""
+        """A sequence gets a token; its times still say when it got the one before."""
         ...
 
-    def ended(self, sequence: "TokenSequence", outcome: str, now: float) -> None:
-        """A sequence is over; `outcome` is a finish reason or an error's reason in lower case."""
+    def ended(self, group: "SequenceGroup", outcome: str, now: float) -> None:
+        """A request is over.
+
+        `outcome` is why its last sequence finished, or an error's reason in lower case.
+        """
         ...

@@ -17,6 +17,7 @@ DEFAULT_PRIORITY = 10
 MAX_PRIORITY = 100
 MAX_STOPS = 16
 MAX_STOP_BYTES = 256
+MAX_CHOICES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,7 @@ class GenerationRequest:
     ignore_eos: bool = False
     priority: int = DEFAULT_PRIORITY  # more is sooner
     deadline: float | None = None  # a moment of the engine's monotonic clock
+    choice_count: int = 1
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -45,7 +47,14 @@ class GenerationRequest:
         if violations:
             raise InvalidFieldError(*violations)
 
+    @property
+    def num_shared_tokens(self) -> int:
+        """Tokens of the prompt that its choices have in common in memory."""
+        return len(self.prompt) - 1 if self.choice_count > 1 else 0
+
     def _violations(self) -> Iterator[FieldViolation]:
+        if not 1 <= self.choice_count <= MAX_CHOICES:
+            yield FieldViolation("choice_count", f"must be between 1 and {MAX_CHOICES}")
         if not 0 <= self.seed < 2**64:
             yield FieldViolation("seed", "must be an unsigned 64-bit number")
         if self.max_output_tokens < 1:

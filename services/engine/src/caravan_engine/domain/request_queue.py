@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import count
 
 from caravan_engine.domain.errors import DrainingError, QueueFullError
-from caravan_engine.domain.sequence import Sequence
+from caravan_engine.domain.sequence import SequenceGroup
 
 _MIN_RETRY_S = 0.1
 _MAX_RETRY_S = 60.0
@@ -76,44 +76,44 @@ class QueueGate:
 
 
 class RequestQueue:
-    """Orders waiting sequences: higher priority first, then first come, first served.
+    """Orders waiting requests: higher priority first, then first come, first served.
 
     A heap rather than a list per priority, so that the key may become any other order. Removed
-    sequences stay in the heaps until they surface. Owned by the decode thread.
+    requests stay in the heaps until they surface. Owned by the decode thread.
     """
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._arrivals = count()
-        self._order: list[tuple[int, int, Sequence]] = []
-        self._expiries: list[tuple[float, int, Sequence]] = []
-        self._waiting: dict[Sequence, None] = {}
+        self._order: list[tuple[int, int, SequenceGroup]] = []
+        self._expiries: list[tuple[float, int, SequenceGroup]] = []
+        self._waiting: dict[SequenceGroup, None] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def __contains__(self, sequence: Sequence) -> bool:
-        return sequence in self._waiting
+    def __contains__(self, group: SequenceGroup) -> bool:
+        return group in self._waiting
 
-    def __iter__(self) -> Iterator[Sequence]:
+    def __iter__(self) -> Iterator[SequenceGroup]:
         return iter(tuple(self._waiting))
 
-    def push(self, sequence: Sequence) -> None:
-        """Takes a sequence in."""
+    def push(self, group: SequenceGroup) -> None:
+        """Takes a request in."""
         arrival = next(self._arrivals)
-        self._waiting[sequence] = None
-        heapq.heappush(self._order, (-sequence.request.priority, arrival, sequence))
-        heapq.heappush(self._expiries, (self._expiry(sequence), arrival, sequence))
+        self._waiting[group] = None
+        heapq.heappush(self._order, (-group.request.priority, arrival, group))
+        heapq.heappush(self._expiries, (self._expiry(group), arrival, group))
 
-    def peek(self) -> Sequence | None:
+    def peek(self) -> SequenceGroup | None:
         """Returns whose turn it is."""
         while self._order and self._order[0][2] not in self._waiting:
             heapq.heappop(self._order)
         return self._order[0][2] if self._order else None
 
-    def remove(self, sequence: Sequence) -> None:
-        """Takes a sequence out, wherever it stands."""
-        del self._waiting[sequence]
+    def remove(self, group: SequenceGroup) -> None:
+        """Takes a request out, wherever it stands."""
+        del self._waiting[group]
 
     def next_expiry(self) -> float | None:
         """Returns the next moment at which somebody has waited too long."""
@@ -121,14 +121,14 @@ class RequestQueue:
             heapq.heappop(self._expiries)
         return self._expiries[0][0] if self._expiries else None
 
-    def pop_expired(self, now: float) -> Iterator[Sequence]:
+    def pop_expired(self, now: float) -> Iterator[SequenceGroup]:
         """Takes those out whose deadline passed or who waited too long."""
         while (expiry := self.next_expiry()) is not None and expiry <= now:
-            sequence = heapq.heappop(self._expiries)[2]
-            self.remove(sequence)
-            yield sequence
+            group = heapq.heappop(self._expiries)[2]
+            self.remove(group)
+            yield group
 
-    def _expiry(self, sequence: Sequence) -> float:
-        timeout = sequence.times.arrived + self._timeout_s
-        deadline = sequence.request.deadline
+    def _expiry(self, group: SequenceGroup) -> float:
+        timeout = group.times.arrived + self._timeout_s
+        deadline = group.request.deadline
         return timeout if deadline is None else min(timeout, deadline)

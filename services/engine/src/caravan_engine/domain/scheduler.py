@@ -16,8 +16,8 @@ from caravan_engine.domain.events import FinishReason
 from caravan_engine.domain.limits import SchedulerLimits
 from caravan_engine.domain.ports import SchedulerObserver
 from caravan_engine.domain.request_queue import QueueGate, RequestQueue
-from caravan_engine.domain.sequence import Sequence
-from caravan_engine.domain.step import StepPlan, StepResult
+from caravan_engine.domain.sequence import Sequence, SequenceGroup
+from caravan_engine.domain.step import SharedPrefix, StepPlan, StepResult
 from caravan_rpckit.errors import CaravanError
 
 _MAX_FAILURES = 2
@@ -30,7 +30,7 @@ class Scheduler:
 
     Args:
         limits: What may be promised.
-        gate: Counts who waits; the caller has entered it for each submitted sequence.
+        gate: Counts who waits; the caller has entered it for each submitted request.
         queue: Orders who waits.
         end_tokens: Tokens by which the model ends a text.
         observer: Hears what happens.
@@ -68,10 +68,11 @@ class Scheduler:
         """
         self._end_overdue(now)
         self._admit(now)
+        prefixes = self._share_prefixes()
         chunks = self._batch_policy.compose(self._runnable(), self._limits.token_budget)
         releases = tuple(self._releases)
         self._releases.clear()
-        return StepPlan(releases, chunks)
+        return StepPlan(releases, chunks, prefixes)
 
     def apply(self, result: StepResult, now: float) -> None:
         """Takes what came of the plan that `schedule` returned last."""
@@ -81,27 +82,29 @@ class Scheduler:
         for chunk in result.plan.chunks:
             self._running[chunk.seq_id].num_computed = chunk.end
         for seat in result.unusable:
-            self._fail(self._running[seat], DecodeFailedError(), now)
+            if sequence := self._running.get(seat):  # none: its request failed with another choice
+                self._fail(sequence.group, DecodeFailedError(), now)
         for seat, token in result.tokens.items():
-            self._take(self._running[seat], token, now)
+            if sequence := self._running.get(seat):
+                self._take(sequence, token, now)
 
     # ── commands ──
 
-    def submit(self, sequence: Sequence) -> None:
-        """Lets a sequence wait for a seat."""
-        self._queue.push(sequence)
+    def submit(self, group: SequenceGroup) -> None:
+        """Lets a request wait for its seats."""
+        self._queue.push(group)
 
-    def cancel(self, sequence: Sequence, now: float) -> None:
-        """Ends a sequence whose caller left; nothing happens if it is over already."""
-        if self._is_live(sequence):
-            self._fail(sequence, RequestCancelledError(), now)
+    def cancel(self, group: SequenceGroup, now: float) -> None:
+        """Ends a request whose caller left; nothing happens if it is over already."""
+        if group.live:
+            self._fail(group, RequestCancelledError(), now)
 
     def end_all(self, error: CaravanError, now: float) -> int:
-        """Ends everybody with `error`; returns how many."""
-        sequences = [*self._queue, *self._running.values()]
-        for sequence in sequences:
-            self._fail(sequence, error, now)
-        return len(sequences)
+        """Ends every request with `error`; returns how many there were."""
+        groups = [*self._queue, *self._running_groups()]
+        for group in groups:
+            self._fail(group, error, now)
+        return len(groups)
 
     # ── what it looks like now ──
 
@@ -109,6 +112,11 @@ class Scheduler:
     def running(self) -> tuple[Sequence, ...]:
         """Sequences with a seat, in order of admission."""
         return tuple(self._running.values())
+
+    @property
+    def num_used_cells(self) -> int:
+        """Cells that hold something."""
+        return sum(group.num_used_cells for group in self._running_groups())
 
     @property
     def num_paused(self) -> int:
@@ -132,14 +140,14 @@ class Scheduler:
     # ── before a step ──
 
     def _end_overdue(self, now: float) -> None:
-        for sequence in self._queue.pop_expired(now):
+        for group in self._queue.pop_expired(now):
             self._gate.leave(now)
-            self._end(sequence, self._queue_error(sequence, now), now)
+            self._end(group, self._queue_error(group, now), now)
         for sequence in self.running:
             self._watch_reader(sequence, now)
             error = self._overdue_error(sequence, now)
-            if error:
-                self._fail(sequence, error, now)
+            if error and sequence.group.live:
+                self._fail(sequence.group, error, now)
 
     def _watch_reader(self, sequence: Sequence, now: float) -> None:
         if sequence.output.num_unread < self._limits.max_unread_tokens:
@@ -157,29 +165,37 @@ class Scheduler:
             return None
         return ReaderStalledError(stalled_s=stalled_s)
 
-    def _queue_error(self, sequence: Sequence, now: float) -> CaravanError:
-        if _is_past(sequence.request.deadline, now):
+    def _queue_error(self, group: SequenceGroup, now: float) -> CaravanError:
+        if _is_past(group.request.deadline, now):
             return DeadlineExceededError()
-        waited_s = now - sequence.times.arrived
+        waited_s = now - group.times.arrived
         return QueueTimeoutError(waited_s=waited_s, retry_after_s=self._gate.retry_after_s())
 
     def _admit(self, now: float) -> None:
         """Seats those at the head of the queue; one who doesn't fit yet is not overtaken."""
-        while self._free_seats and (sequence := self._queue.peek()):
-            if not self._cells.fits(sequence.max_tokens):
+        while self._free_seats and (group := self._queue.peek()):
+            if not self._fits(group):
                 break
-            self._queue.remove(sequence)
+            self._queue.remove(group)
             self._gate.leave(now)
-            self._seat(sequence, now)
+            self._seat(group, now)
 
-    def _seat(self, sequence: Sequence, now: float) -> None:
-        seat = self._free_seats.pop()
-        self._cells.reserve(seat, sequence.max_tokens)
-        self._running[seat] = sequence
-        sequence.seat = seat
-        sequence.times.started = now
-        sequence.output.start(sequence, cached_tokens=0)
-        self._observer.admitted(sequence, now)
+    def _fits(self, group: SequenceGroup) -> bool:
+        return len(group.sequences) <= len(self._free_seats) and self._cells.fits(group.num_cells)
+
+    def _seat(self, group: SequenceGroup, now: float) -> None:
+        self._cells.reserve(group, group.num_shared)
+        for sequence in group.sequences:
+            sequence.seat = self._free_seats.pop()
+            self._cells.reserve(sequence, group.num_own_cells(sequence))
+            self._running[sequence.seat] = sequence
+        group.times.started = now
+        group.output.start(group, cached_tokens=0)
+        self._observer.admitted(group, now)
+
+    def _share_prefixes(self) -> tuple[SharedPrefix, ...]:
+        found = (each.group.prefix_for(each) for each in self._running.values())
+        return tuple(prefix for prefix in found if prefix)
 
     def _runnable(self) -> dict[int, Sequence]:
         """Returns who takes part in the step, by seat.
@@ -187,7 +203,11 @@ class Scheduler:
         A sequence whose batch failed is tried again alone, until it gets a token: so the one that
         makes batches fail is found, and nobody else ends with it.
         """
-        ready = {seat: each for seat, each in self._running.items() if each.paused_since is None}
+        ready = {
+            seat: each
+            for seat, each in self._running.items()
+            if each.paused_since is None and each.group.lets_run(each)
+        }
         suspect = next((seat for seat, each in ready.items() if each.num_failures), None)
         return ready if suspect is None else {suspect: ready[suspect]}
 
@@ -207,41 +227,55 @@ class Scheduler:
 
     def _replay(self, plan: StepPlan, now: float) -> None:
         for chunk in plan.chunks:
-            sequence = self._running[chunk.seq_id]
-            sequence.num_failures += 1
-            sequence.num_computed = 0
-            if sequence.num_failures == _MAX_FAILURES:
-                self._fail(sequence, DecodeFailedError(), now)
-            else:
-                self._releases.append(chunk.seq_id)
+            if sequence := self._running.get(chunk.seq_id):
+                self._begin_again(sequence, now)
+
+    def _begin_again(self, sequence: Sequence, now: float) -> None:
+        sequence.num_failures += 1
+        sequence.num_computed = 0
+        if sequence.num_failures == _MAX_FAILURES:
+            self._fail(sequence.group, DecodeFailedError(), now)
+        elif sequence.seat is not None:
+            self._releases.append(sequence.seat)
 
     def _finish(self, sequence: Sequence, reason: FinishReason, now: float) -> None:
-        self._leave(sequence, now)
+        group = sequence.group
+        self._leave(sequence)
         sequence.output.finish(sequence, reason)
-        self._observer.ended(sequence, reason.value, now)
+        if not group.live:
+            group.output.complete(group)
+            self._observer.ended(group, reason.value, now)
 
-    def _fail(self, sequence: Sequence, error: CaravanError, now: float) -> None:
-        self._leave(sequence, now)
-        self._end(sequence, error, now)
-
-    def _end(self, sequence: Sequence, error: CaravanError, now: float) -> None:
-        sequence.output.fail(error)
-        self._observer.ended(sequence, error.reason.value.lower(), now)
-
-    def _leave(self, sequence: Sequence, now: float) -> None:
-        """Takes a live sequence out of the queue or off its seat."""
-        if sequence.seat is None:
-            self._queue.remove(sequence)
+    def _fail(self, group: SequenceGroup, error: CaravanError, now: float) -> None:
+        """Takes a request out of the queue or off its seats, and ends it."""
+        if group in self._queue:
+            self._queue.remove(group)
             self._gate.leave(now)
-            return
-        del self._running[sequence.seat]
-        self._cells.release(sequence.seat)
-        self._free_seats.append(sequence.seat)
-        self._releases.append(sequence.seat)
+        else:
+            for sequence in tuple(group.live):
+                self._leave(sequence)
+        self._end(group, error, now)
 
-    def _is_live(self, sequence: Sequence) -> bool:
-        seated = sequence.seat is not None and self._running.get(sequence.seat) is sequence
-        return seated or sequence in self._queue
+    def _end(self, group: SequenceGroup, error: CaravanError, now: float) -> None:
+        group.live.clear()
+        group.output.fail(error)
+        self._observer.ended(group, error.reason.value.lower(), now)
+
+    def _leave(self, sequence: Sequence) -> None:
+        """Frees a seat and what only it needs; the last one also frees what was shared."""
+        seat = sequence.seat
+        if seat is None:
+            return
+        del self._running[seat]
+        self._cells.release(sequence)
+        self._free_seats.append(seat)
+        self._releases.append(seat)
+        sequence.group.live.remove(sequence)
+        if not sequence.group.live:
+            self._cells.release(sequence.group)
+
+    def _running_groups(self) -> tuple[SequenceGroup, ...]:
+        return tuple(dict.fromkeys(each.group for each in self._running.values()))
 
 
 def _is_past(moment: float | None, now: float) -> bool:

@@ -26,16 +26,26 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedPrefix:
+    """The first `length` positions of sequence `source`, which `target` then has too."""
+
+    source: int
+    target: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One step: first the memory of `releases` is dropped, then `chunks` are computed together."""
+    """One step: `releases` lose their memory, `prefixes` are shared, `chunks` computed together."""
 
     releases: tuple[int, ...] = ()
     chunks: tuple[Chunk, ...] = ()
+    prefixes: tuple[SharedPrefix, ...] = ()
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
-        return not self.releases and not self.chunks
+        return not (self.releases or self.chunks or self.prefixes)
 
     @property
     def num_tokens(self) -> int:

@@ -144,6 +144,7 @@ def generation_of(
             else DEFAULT_MAX_OUTPUT_TOKENS
         ),
         ignore_eos=request.ignore_eos,
+        choice_count=request.choice_count if request.HasField("choice_count") else 1,
         priority=_priority_of(run),
         deadline=deadline,
     )

@@ -15,12 +15,14 @@ from caravan_engine.domain.request import GenerationRequest, check_logit_bias
 from caravan_engine.domain.request_queue import QueueGate, RequestQueue
 from caravan_engine.domain.scheduler import Scheduler
 from caravan_engine.domain.sequence import Sequence as TokenSequence
+from caravan_engine.domain.sequence import SequenceGroup
 from caravan_engine.domain.step import StepPlan
 from caravan_engine.domain.token_sampler import TokenSampler
 from caravan_engine.runtime.detokenizer import Detokenizer
-from caravan_engine.runtime.output_stream import EventPacer, OutputStream, SequenceWriter
+from caravan_engine.runtime.output_stream import EventPacer, OutputStream
 from caravan_engine.runtime.stats import EngineStats, Gauges, StatsSnapshot
 from caravan_engine.runtime.step_runner import StepRunner
+from caravan_engine.runtime.writers import GroupWriter, SequenceWriter
 from caravan_rpckit.errors import CaravanError
 
 _log = logging.getLogger(__name__)
@@ -86,17 +88,18 @@ class EngineLoop:
 
         Raises:
             ContextLengthExceededError: if it can never fit.
-            InvalidFieldError: if it biases tokens that don't exist.
+            InvalidFieldError: if it biases tokens that don't exist or wants more choices than
+                there are seats.
             QueueFullError: if too many wait already.
             DrainingError: after `drain`.
         """
         try:
-            sequence, stream = self._open(request)
+            group, stream = self._open(request)
             self._gate.enter()
         except CaravanError as error:
             self._stats.refused(error.reason.value.lower())
             raise
-        self._inbox.put(partial(self._scheduler.submit, sequence))
+        self._inbox.put(partial(self._scheduler.submit, group))
         return stream
 
     def drain(self) -> Future[None]:
@@ -122,32 +125,51 @@ class EngineLoop:
         """Returns the numbers of this moment."""
         return self._stats.snapshot(num_waiting=self._gate.num_waiting, now=self._clock())
 
-    def _open(self, request: GenerationRequest) -> tuple[TokenSequence, OutputStream]:
+    def _open(self, request: GenerationRequest) -> tuple[SequenceGroup, OutputStream]:
         max_tokens = self._limits.max_tokens(request)
         check_logit_bias(request.sampling, self._backend.vocabulary)
         stream = OutputStream(
             self._pacer,
             on_read=self._has_read,
-            on_close=lambda: self._inbox.put(partial(self._cancel, sequence)),
+            on_close=lambda: self._inbox.put(partial(self._cancel, group)),
         )
-        detokenizer = Detokenizer(self._backend.vocabulary.pieces, request.stop)
-        sequence = TokenSequence(
+        group = SequenceGroup(
             request,
-            max_tokens=max_tokens,
-            sampler=self._sampler(request),
-            output=SequenceWriter(stream, detokenizer, mark_written=self._mark_written),
+            [
+                TokenSequence(
+                    request,
+                    max_tokens=max_tokens,
+                    sampler=self._sampler(request, choice_index),
+                    output=self._writer(request, stream, choice_index),
+                    choice_index=choice_index,
+                )
+                for choice_index in range(request.choice_count)
+            ],
+            output=GroupWriter(stream, mark_written=self._mark_written),
             arrived=self._clock(),
         )
-        return sequence, stream
+        return group, stream
 
-    def _sampler(self, request: GenerationRequest) -> TokenSampler:
+    def _sampler(self, request: GenerationRequest, choice_index: int) -> TokenSampler:
+        vocabulary = self._backend.vocabulary
         return TokenSampler(
             request.sampling,
             seed=request.seed,
+            choice_index=choice_index,
             candidates=self._backend.candidate_filter(request.sampling),
             history=request.prompt,
-            banned=self._backend.vocabulary.end_tokens if request.ignore_eos else (),
-            pieces=self._backend.vocabulary.pieces,
+            banned=vocabulary.end_tokens if request.ignore_eos else (),
+            pieces=vocabulary.pieces,
+        )
+
+    def _writer(
+        self, request: GenerationRequest, stream: OutputStream, choice_index: int
+    ) -> SequenceWriter:
+        return SequenceWriter(
+            stream,
+            Detokenizer(self._backend.vocabulary.pieces, request.stop),
+            mark_written=self._mark_written,
+            choice_index=choice_index,
         )
 
     def _has_read(self, num_tokens: int) -> None:
@@ -199,8 +221,8 @@ class EngineLoop:
         except queue.Empty:
             return
 
-    def _cancel(self, sequence: TokenSequence) -> None:
-        self._scheduler.cancel(sequence, self._clock())
+    def _cancel(self, group: SequenceGroup) -> None:
+        self._scheduler.cancel(group, self._clock())
 
     def _stop(self) -> None:
         self._scheduler.end_all(DrainingError(), self._clock())
@@ -222,11 +244,10 @@ class EngineLoop:
             self._changed.clear()
 
     def _gauges(self) -> Gauges:
-        running = self._scheduler.running
         return Gauges(
-            num_running=len(running),
+            num_running=len(self._scheduler.running),
             num_paused=self._scheduler.num_paused,
-            num_used_cells=sum(sequence.num_computed for sequence in running),
+            num_used_cells=self._scheduler.num_used_cells,
         )
 
 

@@ -6,17 +6,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from caravan_engine.domain.events import (
-    Completed,
-    Delta,
-    Event,
-    Finished,
-    FinishReason,
-    Started,
-    Timings,
-)
-from caravan_engine.domain.sequence import Sequence as TokenSequence
-from caravan_engine.runtime.detokenizer import Detokenizer, TextPiece
+from caravan_engine.domain.events import Delta, Event
+from caravan_engine.runtime.detokenizer import TextPiece
 from caravan_rpckit.errors import CaravanError
 
 
@@ -75,8 +66,9 @@ class OutputStream:
         self._pacer = pacer
         self._on_read = on_read
         self._on_close = on_close
-        self._lock = threading.Lock()  # guards the next five
+        self._lock = threading.Lock()  # guards the next six
         self._written: list[Event | _OpenDelta] = []
+        self._growing: dict[int, _OpenDelta] = {}  # those of `_written`, by choice
         self._num_unread = 0
         self._is_urgent = False
         self._is_over = False
@@ -117,11 +109,10 @@ class OutputStream:
             self._is_over = self._is_urgent = True
 
     def _growing_delta(self, choice_index: int, token_offset: int) -> _OpenDelta:
-        last = self._written[-1] if self._written else None
-        if isinstance(last, _OpenDelta) and last.choice_index == choice_index:
-            return last
-        delta = _OpenDelta(choice_index, token_offset)
-        self._written.append(delta)
+        delta = self._growing.get(choice_index)
+        if delta is None:
+            delta = self._growing[choice_index] = _OpenDelta(choice_index, token_offset)
+            self._written.append(delta)
         return delta
 
     # ── the reader's side ──
@@ -175,6 +166,7 @@ class OutputStream:
     def _take(self) -> bool:
         with self._lock:
             written, self._written = self._written, []
+            self._growing.clear()
             num_read, self._num_unread = self._num_unread, 0
             self._is_urgent = self._is_over  # once over, there is nothing to wait for
         for event in written:
@@ -188,76 +180,6 @@ class OutputStream:
             raise self._error
         if self._is_over:
             raise StopAsyncIteration
-
-
-class SequenceWriter:
-    """Turns one sequence's tokens into events of its request's stream.
-
-    Implements `domain.ports.SequenceOutput`; owned by the decode thread.
-
-    Args:
-        stream: Where events go.
-        detokenizer: Makes text of tokens.
-        mark_written: Called with the stream after each write.
-        choice_index: Which of the request's choices it writes.
-    """
-
-    def __init__(
-        self,
-        stream: OutputStream,
-        detokenizer: Detokenizer,
-        *,
-        mark_written: Callable[[OutputStream], None],
-        choice_index: int = 0,
-    ) -> None:
-        self._stream = stream
-        self._detokenizer = detokenizer
-        self._mark_written = mark_written
-        self._choice_index = choice_index
-        self._num_written = 0
-        self._cached_tokens = 0
-
-    @property
-    def num_unread(self) -> int:
-        """Tokens of the stream that its reader hasn't taken."""
-        return self._stream.num_unread
-
-    def start(self, sequence: TokenSequence, cached_tokens: int) -> None:
-        """Tells the reader that computation begins."""
-        self._cached_tokens = cached_tokens
-        self._stream.write(Started(sequence.num_prompt_tokens, cached_tokens))
-        self._mark_written(self._stream)
-
-    def append(self, token: int) -> str | None:
-        """Writes what `token` makes certain; returns the stop string that it completes."""
-        self._write(self._detokenizer.append(token))
-        return self._detokenizer.stop_string
-
-    def finish(self, sequence: TokenSequence, reason: FinishReason) -> None:
-        """Writes everything held back and the terminal events."""
-        self._write(self._detokenizer.flush())
-        output_tokens = sequence.num_output_tokens
-        self._stream.write(
-            Finished(self._choice_index, reason, sequence.stop_string, output_tokens)
-        )
-        self._stream.write(
-            Completed(
-                sequence.num_prompt_tokens, self._cached_tokens, output_tokens, _timings(sequence)
-            )
-        )
-        self._stream.end()
-        self._mark_written(self._stream)
-
-    def fail(self, error: CaravanError) -> None:
-        """Ends the stream with `error`."""
-        self._stream.end(error)
-        self._mark_written(self._stream)
-
-    def _write(self, piece: TextPiece) -> None:
-        if piece.token_ids:
-            self._stream.write_text(self._choice_index, piece, self._num_written)
-            self._num_written += len(piece.token_ids)
-            self._mark_written(self._stream)
 
 
 class LoopNotifier:
@@ -281,11 +203,3 @@ class LoopNotifier:
 def _wake_all(streams: Iterable[OutputStream]) -> None:
     for stream in streams:
         stream.wake()
-
-
-def _timings(sequence: TokenSequence) -> Timings:
-    times = sequence.times
-    started = times.arrived if times.started is None else times.started
-    first = started if times.first_token is None else times.first_token
-    last = first if times.last_token is None else times.last_token
-    return Timings(started - times.arrived, first - started, last - first)

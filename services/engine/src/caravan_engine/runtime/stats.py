@@ -6,7 +6,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import StrEnum, auto
 
-from caravan_engine.domain.sequence import Sequence
+from caravan_engine.domain.sequence import Sequence, SequenceGroup
 from caravan_engine.domain.step import StepResult
 
 _TTFT_S = (
@@ -152,27 +152,27 @@ class EngineStats:
 
     # ── domain.ports.SchedulerObserver ──
 
-    def admitted(self, sequence: Sequence, now: float) -> None:
+    def admitted(self, group: SequenceGroup, now: float) -> None:
         """Counts a request's input and its time in the queue."""
         with self._lock:
-            self._input_tokens += sequence.num_prompt_tokens
-            self._observe(Distribution.QUEUE_S, now - sequence.times.arrived)
+            self._input_tokens += group.num_prompt_tokens
+            self._observe(Distribution.QUEUE_S, now - group.times.arrived)
 
     def generated(self, sequence: Sequence, now: float) -> None:
         """Measures the gap before a token."""
-        times = sequence.times
+        times = sequence.group.times
         with self._lock:
             self._output_tokens += 1
-            if times.last_token is not None:
-                self._observe(Distribution.INTER_TOKEN_LATENCY_S, now - times.last_token)
-            else:
+            if sequence.last_token_at is not None:
+                self._observe(Distribution.INTER_TOKEN_LATENCY_S, now - sequence.last_token_at)
+            elif times.first_token is None:
                 self._observe(Distribution.TIME_TO_FIRST_TOKEN_S, now - times.arrived)
 
-    def ended(self, sequence: Sequence, outcome: str, now: float) -> None:
+    def ended(self, group: SequenceGroup, outcome: str, now: float) -> None:
         """Counts an outcome and measures the whole life of a request."""
         with self._lock:
             self._outcomes[outcome] += 1
-            self._observe_life(sequence, now)
+            self._observe_life(group, now)
 
     # ── the engine loop ──
 
@@ -218,8 +218,8 @@ class EngineStats:
     def _observe(self, kind: Distribution, value: float) -> None:
         self._histograms[kind].observe(value)
 
-    def _observe_life(self, sequence: Sequence, now: float) -> None:
-        times = sequence.times
+    def _observe_life(self, group: SequenceGroup, now: float) -> None:
+        times = group.times
         self._observe(Distribution.END_TO_END_S, now - times.arrived)
         self._observe(Distribution.REQUEST_LATENCY_MS, (now - times.arrived) * 1000)
         if times.started is not None:
@@ -227,8 +227,11 @@ class EngineStats:
         if times.started is not None and times.first_token is not None:
             self._observe(Distribution.PREFILL_S, times.first_token - times.started)
             self._observe(Distribution.DECODE_S, now - times.first_token)
-            if sequence.num_output_tokens > 1:
-                num_gaps = sequence.num_output_tokens - 1
-                self._observe(
-                    Distribution.TIME_PER_OUTPUT_TOKEN_S, (now - times.first_token) / num_gaps
-                )
+        for sequence in group.sequences:
+            self._observe_pace(sequence)
+
+    def _observe_pace(self, sequence: Sequence) -> None:
+        num_gaps = sequence.num_output_tokens - 1
+        first, last = sequence.first_token_at, sequence.last_token_at
+        if num_gaps > 0 and first is not None and last is not None:
+            self._observe(Distribution.TIME_PER_OUTPUT_TOKEN_S, (last - first) / num_gaps)

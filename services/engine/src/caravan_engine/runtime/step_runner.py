@@ -17,9 +17,10 @@ class StepRunner:
         self._backend = backend
 
     def run(self, plan: StepPlan) -> StepResult:
-        """Drops the memory of the plan's releases, then computes and samples its chunks."""
+        """Releases, shares, then computes and samples the chunks of a plan."""
         started = time.perf_counter()
         self._backend.release(plan.releases)
+        self._backend.share(plan.prefixes)
         if not plan.chunks:
             return StepResult(plan)
         try:

@@ -12,7 +12,7 @@ from caravan_engine.domain.request import GenerationRequest
 from caravan_engine.domain.request_queue import QueueGate, RequestQueue
 from caravan_engine.domain.sampling import SamplingOptions
 from caravan_engine.domain.scheduler import Scheduler
-from caravan_engine.domain.sequence import Sequence
+from caravan_engine.domain.sequence import Sequence, SequenceGroup
 from caravan_engine.domain.step import StepPlan
 from caravan_engine.domain.token_sampler import TokenSampler
 from caravan_engine.runtime.step_runner import StepRunner
@@ -22,15 +22,16 @@ from caravan_testkit.clock import FakeClock
 
 @dataclass
 class RecordingOutput:
-    """What one sequence's reader would get."""
+    """What one sequence's reader would get; the first one's also gets what all have in common."""
 
     num_unread: int = 0
     started: bool = False
     tokens: list[int] = field(default_factory=list)
     finished: list[FinishReason] = field(default_factory=list)
     errors: list[CaravanError] = field(default_factory=list)
+    num_completed: int = 0
 
-    def start(self, sequence: Sequence, cached_tokens: int) -> None:
+    def start(self, group: SequenceGroup, cached_tokens: int) -> None:
         self.started = True
 
     def append(self, token: int) -> str | None:
@@ -39,6 +40,10 @@ class RecordingOutput:
 
     def finish(self, sequence: Sequence, reason: FinishReason) -> None:
         self.finished.append(reason)
+
+    def complete(self, group: SequenceGroup) -> None:
+        assert not group.live
+        self.num_completed += 1
 
     def fail(self, error: CaravanError) -> None:
         self.errors.append(error)
@@ -56,13 +61,13 @@ class RecordingOutput:
 class RecordingObserver:
     outcomes: list[str] = field(default_factory=list)
 
-    def admitted(self, sequence: Sequence, now: float) -> None:
+    def admitted(self, group: SequenceGroup, now: float) -> None:
         pass
 
     def generated(self, sequence: Sequence, now: float) -> None:
         pass
 
-    def ended(self, sequence: Sequence, outcome: str, now: float) -> None:
+    def ended(self, group: SequenceGroup, outcome: str, now: float) -> None:
         self.outcomes.append(outcome)
 
 
@@ -84,7 +89,13 @@ class Rig:
         )
         self._runner = StepRunner(backend)
 
-    def submit(self, prompt: bytes = b"prompt", *, max_output: int = 8, **fields) -> Sequence:
+    def submit(self, prompt: bytes = b"prompt", **fields) -> Sequence:
+        """Submits a request of one choice and returns its sequence."""
+        return self.submit_group(prompt, **fields).sequences[0]
+
+    def submit_group(
+        self, prompt: bytes = b"prompt", *, max_output: int = 8, **fields
+    ) -> SequenceGroup:
         sampling = fields.pop("sampling", SamplingOptions(temperature=0))
         request = GenerationRequest(
             request_id="r",
@@ -94,22 +105,31 @@ class Rig:
             max_output_tokens=max_output,
             **fields,
         )
-        sequence = Sequence(
-            request,
-            max_tokens=self.limits.max_tokens(request),
-            sampler=TokenSampler(
-                sampling,
-                seed=request.seed,
-                candidates=self.backend.candidate_filter(sampling),
-                history=request.prompt,
-                banned=self.backend.vocabulary.end_tokens if request.ignore_eos else (),
-            ),
-            output=RecordingOutput(),
-            arrived=self.clock(),
-        )
+        max_tokens = self.limits.max_tokens(request)
+        sequences = [
+            Sequence(
+                request,
+                max_tokens=max_tokens,
+                sampler=self._sampler(request, index),
+                output=RecordingOutput(),
+                choice_index=index,
+            )
+            for index in range(request.choice_count)
+        ]
+        group = SequenceGroup(request, sequences, output=sequences[0].output, arrived=self.clock())
         self.gate.enter()
-        self.scheduler.submit(sequence)
-        return sequence
+        self.scheduler.submit(group)
+        return group
+
+    def _sampler(self, request: GenerationRequest, choice_index: int) -> TokenSampler:
+        return TokenSampler(
+            request.sampling,
+            seed=request.seed,
+            choice_index=choice_index,
+            candidates=self.backend.candidate_filter(request.sampling),
+            history=request.prompt,
+            banned=self.backend.vocabulary.end_tokens if request.ignore_eos else (),
+        )
 
     def step(self) -> StepPlan:
         plan = self.scheduler.schedule(self.clock())
@@ -128,7 +148,14 @@ class Rig:
             computed = sequence.tokens[: sequence.num_computed]
             is_dropped_first = sequence.num_failures and not computed
             assert is_dropped_first or self.backend.history(sequence.seat) == computed
-        assert sum(each.max_tokens for each in self.scheduler.running) <= self.limits.num_cells
+        groups = {sequence.group for sequence in self.scheduler.running}
+        assert sum(map(promised, groups)) <= self.limits.num_cells
+        assert self.backend.num_used_cells <= self.limits.num_cells
+
+
+def promised(group: SequenceGroup) -> int:
+    """Cells that a request may still come to use."""
+    return group.num_shared + sum(map(group.num_own_cells, group.live))
 
 
 @pytest.fixture

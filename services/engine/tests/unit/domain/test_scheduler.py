@@ -160,7 +160,7 @@ def test_a_cancelled_sequence_is_gone_within_one_step(make_rig, moment):
     sequence = rig.submit(b"x" * (10 if moment == "prefill" else 2), max_output=99)
     rig.step()
     rig.step()
-    rig.scheduler.cancel(sequence, rig.clock())
+    rig.scheduler.cancel(sequence.group, rig.clock())
     plan = rig.step()
     assert [type(each) for each in sequence.output.errors] == [RequestCancelledError]
     if moment != "queue":
@@ -206,7 +206,7 @@ def test_cancelling_twice_or_after_the_end_does_nothing(make_rig):
     rig.run()
     other = rig.submit(b"y", max_output=9)
     rig.step()
-    rig.scheduler.cancel(sequence, rig.clock())
+    rig.scheduler.cancel(sequence.group, rig.clock())
     rig.run()
     assert sequence.output.num_ends == other.output.num_ends == 1
     assert other.output.finished == [FinishReason.LENGTH]

@@ -25,7 +25,7 @@ def expected_tokens(sequence):
     history = list(sequence.request.prompt)
     while len(history) < sequence.max_tokens:
         history.append(letters(history))
-    return history[sequence.num_prompt_tokens :]
+    return history[len(sequence.request.prompt) :]
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -61,21 +61,26 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_output=st.integers(1, 20),
         priority=st.sampled_from([1, 10, 50]),
         deadline_s=st.none() | st.floats(0, 30),
+        num_choices=st.sampled_from([1, 1, 2, 3]),
     )
-    def submit(self, length, max_output, priority, deadline_s):
+    def submit(self, length, max_output, priority, deadline_s, num_choices):
         now = self.rig.clock()
         prompt = bytes((len(self.sequences) * 7 + i) % 251 for i in range(length))
         deadline = None if deadline_s is None else now + deadline_s
         try:
-            sequence = self.rig.submit(
-                prompt, max_output=max_output, priority=priority, deadline=deadline
+            group = self.rig.submit_group(
+                prompt,
+                max_output=max_output,
+                priority=priority,
+                deadline=deadline,
+                choice_count=num_choices,
             )
         except ContextLengthExceededError:
-            assert length >= CONTEXT
+            assert length >= CONTEXT or length - 1 + num_choices > NUM_CELLS - num_choices
         except QueueFullError:
             assert self.rig.gate.num_waiting == 5
         else:
-            self.sequences.append(sequence)
+            self.sequences += group.sequences
 
     @rule(count=st.integers(1, 5))
     def step(self, count):
@@ -95,7 +100,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def cancel(self, data):
         sequence = data.draw(st.sampled_from(self.sequences))
-        self.rig.scheduler.cancel(sequence, self.rig.clock())
+        self.rig.scheduler.cancel(sequence.group, self.rig.clock())
 
     @precondition(lambda self: self.sequences)
     @rule(data=st.data(), num_unread=st.sampled_from([0, 4]))
@@ -105,8 +110,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def everybody_ends_once_and_has_the_undisturbed_tokens(self):
         for sequence in self.sequences:
-            assert sequence.output.num_ends <= 1
-            assert not any(isinstance(e, DecodeFailedError) for e in sequence.output.errors)
+            errors = sequence.group.output.errors
+            assert not any(isinstance(error, DecodeFailedError) for error in errors)
             wanted = expected_tokens(sequence)
             if sequence.output.finished:
                 assert sequence.output.tokens == wanted
@@ -115,15 +120,25 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_gate_counts_exactly_who_waits(self):
-        waiting = [s for s in self.sequences if s.seat is None and not s.output.num_ends]
+        groups = {sequence.group for sequence in self.sequences}
+        waiting = [each for each in groups if each.times.started is None and each.live]
         assert self.rig.gate.num_waiting == len(waiting)
+
+    @invariant()
+    def a_request_ends_once_and_only_when_all_its_choices_have(self):
+        for group in {sequence.group for sequence in self.sequences}:
+            ends = group.output.num_completed + len(group.output.errors)
+            assert ends == (not group.live)
+            finished = [each for each in group.sequences if each.output.finished]
+            assert not group.output.num_completed or len(finished) == len(group.sequences)
+            assert all(len(each.output.finished) <= 1 for each in group.sequences)
 
     def teardown(self):
         self.fail_next = False
         for sequence in self.sequences:
             sequence.output.num_unread = 0
         self.rig.run()
-        assert all(each.output.num_ends == 1 for each in self.sequences)
+        assert not any(each.group.live for each in self.sequences)
         assert self.rig.scheduler.is_idle
         assert self.rig.backend.num_used_cells == 0
 

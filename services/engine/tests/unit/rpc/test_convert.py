@@ -116,6 +116,17 @@ def test_the_capped_priority_counts_not_the_wanted_one():
     assert generation(wanted, caller=worker_pb.Caller(priority=0)).priority == 0
 
 
+@pytest.mark.parametrize("count", [0, 17])
+def test_a_number_of_choices_out_of_bounds_is_refused(count):
+    with pytest.raises(InvalidFieldError, match="choice_count"):
+        generation(pb.GenerateRequest(choice_count=count))
+
+
+def test_there_is_one_choice_unless_asked_for_more():
+    assert generation().choice_count == 1
+    assert generation(pb.GenerateRequest(choice_count=3)).choice_count == 3
+
+
 def test_zero_output_tokens_are_refused():
     with pytest.raises(InvalidFieldError, match="max_output_tokens"):
         generation(pb.GenerateRequest(max_output_tokens=0))

@@ -123,6 +123,26 @@ async def test_many_requests_at_once_get_what_they_get_alone(make_engine):
     assert (stats.num_waiting, stats.gauges.num_running) == (0, 0)
 
 
+async def test_choices_arrive_in_one_stream_that_ends_once(make_engine):
+    engine = make_engine()
+    events = await collect(
+        engine.submit(request(choice_count=3, sampling=SamplingOptions(temperature=5.0), seed=1))
+    )
+    assert [type(event) for event in events].count(Started) == 1
+    finished = {event.choice_index: event for event in events if isinstance(event, Finished)}
+    assert sorted(finished) == [0, 1, 2]
+    for choice in range(3):
+        deltas = [e for e in events if isinstance(e, Delta) and e.choice_index == choice]
+        sizes = [len(each.token_ids) for each in deltas]
+        assert [each.token_offset for each in deltas] == [
+            sum(sizes[:index]) for index in range(len(sizes))
+        ]
+        assert sum(sizes) == finished[choice].output_tokens
+    assert isinstance(events[-1], Completed)
+    assert events[-1].output_tokens == sum(each.output_tokens for each in finished.values())
+    assert events[-1].input_tokens == engine.stats().input_tokens == 6
+
+
 async def test_refusals_come_at_once_while_a_step_is_running(make_engine):
     gate = Gate()
     engine = make_engine(FakeBackend(spend=gate), num_seats=1, queue_capacity=1)

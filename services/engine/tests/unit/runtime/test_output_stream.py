@@ -69,6 +69,16 @@ async def test_what_accumulates_while_the_reader_is_busy_rides_in_one_event():
     assert harness.reads == [3, 2]
 
 
+async def test_text_of_several_choices_rides_in_one_event_each():
+    harness = Harness()
+    for token in range(3):
+        for choice in range(2):
+            harness.stream.write_text(choice, TextPiece("ab"[choice], (token,)), token)
+    harness.event(FINISHED)
+    events = [await anext(harness.stream) for _ in range(3)]
+    assert events == [Delta(0, "aaa", (0, 1, 2), 0), Delta(1, "bbb", (0, 1, 2), 0), FINISHED]
+
+
 async def test_a_waiting_reader_gets_the_first_token_at_once_and_later_ones_paced():
     harness = Harness(interval_s=3600)
     reader = asyncio.create_task(anext(harness.stream))

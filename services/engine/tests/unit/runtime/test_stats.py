@@ -2,17 +2,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from caravan_engine.domain.sequence import SequenceTimes
+from caravan_engine.domain.sequence import RequestTimes
 from caravan_engine.domain.step import StepPlan, StepResult
 from caravan_engine.runtime.stats import BOUNDS, Distribution, EngineStats, Gauges
 
 
-def sequence(*, arrived, started, first, last, num_output):
-    return SimpleNamespace(
-        times=SequenceTimes(arrived, started, first, last),
-        num_prompt_tokens=5,
-        num_output_tokens=num_output,
+def group(*, arrived, started):
+    sequence = SimpleNamespace(first_token_at=None, last_token_at=None, num_output_tokens=0)
+    sequence.group = SimpleNamespace(
+        times=RequestTimes(arrived, started), num_prompt_tokens=5, sequences=[sequence]
     )
+    return sequence.group
 
 
 def totals(snapshot):
@@ -25,13 +25,13 @@ def totals(snapshot):
 
 def test_a_whole_life_is_measured():
     stats = EngineStats(num_seats=2, num_cells=10)
-    life = sequence(arrived=10.0, started=12.0, first=None, last=None, num_output=0)
+    life = group(arrived=10.0, started=12.0)
+    (sequence,) = life.sequences
     stats.admitted(life, 12.0)
-    stats.generated(life, 15.0)
-    life.times.first_token = life.times.last_token = 15.0
-    stats.generated(life, 15.5)
-    life.times.last_token = 15.5
-    life.num_output_tokens = 2
+    stats.generated(sequence, 15.0)
+    sequence.first_token_at = sequence.last_token_at = life.times.first_token = 15.0
+    stats.generated(sequence, 15.5)
+    sequence.last_token_at, sequence.num_output_tokens = 15.5, 2
     stats.ended(life, "length", 15.5)
     snapshot = stats.snapshot(num_waiting=3, now=16.0)
     assert totals(snapshot) == {
@@ -52,11 +52,7 @@ def test_a_whole_life_is_measured():
 
 def test_an_end_in_the_queue_has_no_computation_to_measure():
     stats = EngineStats(num_seats=2, num_cells=10)
-    stats.ended(
-        sequence(arrived=1.0, started=None, first=None, last=None, num_output=0),
-        "queue_timeout",
-        31.0,
-    )
+    stats.ended(group(arrived=1.0, started=None), "queue_timeout", 31.0)
     snapshot = stats.snapshot(num_waiting=0, now=31.0)
     assert totals(snapshot).keys() == {Distribution.END_TO_END_S, Distribution.REQUEST_LATENCY_MS}
 
@@ -64,9 +60,7 @@ def test_an_end_in_the_queue_has_no_computation_to_measure():
 def test_a_bucket_holds_its_upper_bound_and_the_last_one_everything_above():
     stats = EngineStats(num_seats=1, num_cells=1)
     for waited in (0.3, 0.31, 1e9):
-        stats.admitted(
-            sequence(arrived=0.0, started=waited, first=None, last=None, num_output=0), waited
-        )
+        stats.admitted(group(arrived=0.0, started=waited), waited)
     counts = stats.snapshot(num_waiting=0, now=0).histograms[Distribution.QUEUE_S].counts
     assert len(counts) == len(BOUNDS[Distribution.QUEUE_S]) + 1
     assert (counts[0], counts[1], counts[-1]) == (1, 1, 1)

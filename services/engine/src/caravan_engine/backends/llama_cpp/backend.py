@@ -18,7 +18,7 @@ from caravan_engine.backends.llama_cpp.vocabulary import LlamaCppVocabulary
 from caravan_engine.domain.model_facts import ModelFacts
 from caravan_engine.domain.ports import BackendFailureError, CandidateFilter
 from caravan_engine.domain.sampling import SamplingOptions
-from caravan_engine.domain.step import StepPlan
+from caravan_engine.domain.step import SharedPrefix, StepPlan
 
 
 class LlamaCppBackend:
@@ -59,6 +59,11 @@ class LlamaCppBackend:
         """See `domain.ports.Backend`."""
         for seq_id in seq_ids:
             lib.llama_memory_seq_rm(self.memory, seq_id, -1, -1)
+
+    def share(self, prefixes: Sequence[SharedPrefix]) -> None:
+        """See `domain.ports.Backend`."""
+        for each in prefixes:
+            lib.llama_memory_seq_cp(self.memory, each.source, each.target, 0, each.length)
 
     def decode(self, plan: StepPlan) -> npt.NDArray[np.float32]:
         """See `domain.ports.Backend`."""
