@@ -28,6 +28,25 @@ USAGE_INPUT_TOKENS = "gen_ai.usage.input_tokens"
 USAGE_OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
 USAGE_CACHED_TOKENS = "gen_ai.usage.cache_read.input_tokens"
 
+# Histograms, as Prometheus writes OpenTelemetry's names, with the buckets that it recommends.
+REQUEST_DURATION = "gen_ai_server_request_duration_seconds"
+TIME_TO_FIRST_TOKEN = "gen_ai_server_time_to_first_token_seconds"  # noqa: S105 (no password)
+TIME_PER_OUTPUT_TOKEN = "gen_ai_server_time_per_output_token_seconds"  # noqa: S105 (no password)
+OPERATION_LABEL = "gen_ai_operation_name"
+MODEL_LABEL = "gen_ai_request_model"
+ERROR_LABEL = "error_type"
+DURATION_BUCKETS_S = (
+    *(0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64),
+    *(1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92),
+)
+FIRST_TOKEN_BUCKETS_S = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1),
+    *(0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+)
+OUTPUT_TOKEN_BUCKETS_S = (
+    *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5),
+)
+
 FIRST_TOKEN_EVENT = "first_token"  # noqa: S105 (no password)
 """Name of the event; not one of OpenTelemetry's."""
 

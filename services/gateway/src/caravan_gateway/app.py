@@ -30,6 +30,7 @@ from caravan_gateway.config import GatewaySettings
 from caravan_gateway.domain.admission import (
     Authenticate,
     Authorize,
+    Measure,
     Record,
     Route,
     Stage,
@@ -42,7 +43,13 @@ from caravan_gateway.domain.listener import require_safe_listener
 from caravan_gateway.domain.models import ModelCatalog
 from caravan_gateway.domain.policy_view import PolicyView
 from caravan_gateway.domain.routing import LeastLoaded, Router
-from caravan_gateway.metrics import CallMetrics, LookupMetrics, UsageMetrics, declare_gauges
+from caravan_gateway.metrics import (
+    CallMetrics,
+    GenerationMetrics,
+    LookupMetrics,
+    UsageMetrics,
+    declare_gauges,
+)
 from caravan_gateway.rpc.gateway_admin_servicer import GatewayAdminServicer
 from caravan_gateway.rpc.inference_servicer import InferenceServicer
 from caravan_gateway.rpc.model_servicer import ModelServicer
@@ -247,6 +254,7 @@ class GatewayApp:
             Validate(draw_seed=lambda: secrets.randbits(64)),
             Route(self._catalog, self._router),
             Stream(self._workers),
+            Measure(GenerationMetrics(self._instruments, clock=time.monotonic).observe),
             Record(self._usage, new_id=lambda: uuid.uuid4().hex, clock=time.monotonic),
         )
 

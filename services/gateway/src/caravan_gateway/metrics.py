@@ -2,6 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
+from caravan_gateway.domain.inference_call import InferenceCall
+from caravan_gateway.runtime.call_spans import operation_of
+from caravan_obskit import genai
 from caravan_obskit.instruments import Instruments, Label
 from caravan_rpckit.observers import CallRecord
 
@@ -84,6 +87,53 @@ class UsageMetrics:
     def delivered(self, count: int) -> None:
         """Records arrived."""
         self._delivered.of().inc(count)
+
+
+class GenerationMetrics:
+    """OpenTelemetry's histograms of generations; told of each inference call at its end."""
+
+    def __init__(self, instruments: Instruments, *, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        operation = Label(genai.OPERATION_LABEL, values=tuple(genai.Operation))
+        model = Label(genai.MODEL_LABEL, most=200)
+        self._durations = instruments.histogram(
+            genai.REQUEST_DURATION,
+            unit="seconds",
+            description="From the arrival of a generation to its end; `error_type` is the reason.",
+            buckets=genai.DURATION_BUCKETS_S,
+            labels=(operation, model, Label(genai.ERROR_LABEL, most=64)),
+        )
+        self._first_tokens = instruments.histogram(
+            genai.TIME_TO_FIRST_TOKEN,
+            unit="seconds",
+            description="From the arrival of a generation to its first token.",
+            buckets=genai.FIRST_TOKEN_BUCKETS_S,
+            labels=(operation, model),
+        )
+        self._output_tokens = instruments.histogram(
+            genai.TIME_PER_OUTPUT_TOKEN,
+            unit="seconds",
+            description="Time for each token after the first, of generations that ended well.",
+            buckets=genai.OUTPUT_TOKEN_BUCKETS_S,
+            labels=(operation, model),
+        )
+
+    def observe(self, call: InferenceCall) -> None:
+        """A call is over."""
+        operation = operation_of(call.spec)
+        if operation is None or not call.model:  # what names no model we have is no generation
+            return
+        labels = {genai.OPERATION_LABEL: operation.value, genai.MODEL_LABEL: call.model}
+        now_s, progress = self._clock(), call.progress
+        self._durations.of(**labels, **{genai.ERROR_LABEL: call.outcome.reason}).observe(
+            now_s - call.start_s
+        )
+        first_s, count = progress.first_token_s, progress.output_tokens
+        if first_s is None:
+            return
+        self._first_tokens.of(**labels).observe(first_s - call.start_s)
+        if count > 1 and not call.outcome.reason:
+            self._output_tokens.of(**labels).observe((now_s - first_s) / (count - 1))
 
 
 class LookupMetrics:

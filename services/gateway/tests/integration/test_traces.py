@@ -1,7 +1,7 @@
 """The gateway's spans, as telemetry gets them."""
 
 import pytest
-from gateway_client import KEY, events_of, failure_of, until
+from gateway_client import KEY, events_of, failure_of, metric, ops, until
 
 from caravan.telemetry.v1 import trace_query_service_pb2 as query_pb
 from caravan.telemetry.v1 import trace_query_service_pb2_grpc as query_grpc
@@ -116,3 +116,15 @@ async def test_while_telemetry_is_away_calls_go_on(client, telemetry):
         await client.generate("1")
     await telemetry.start()
     await until(lambda: len(named(telemetry, "text_completion tiny")) == 3, "the spans")
+
+
+async def test_generations_are_in_opentelemetrys_histograms(client, gateway):
+    await events_of(client.stream("3"))
+    await failure_of(client.stream("refuse"))
+    labels = 'gen_ai_operation_name="text_completion",gen_ai_request_model="tiny"'
+    for name, count in (("time_to_first_token", 1), ("time_per_output_token", 1)):
+        assert await metric(gateway, f"gen_ai_server_{name}_seconds_count{{{labels}}}") == count
+    _, body = await ops(gateway)
+    durations = [line for line in body.splitlines() if "request_duration_seconds_count{e" in line]
+    assert len(durations) == 2
+    assert any('error_type=""' in line for line in durations)

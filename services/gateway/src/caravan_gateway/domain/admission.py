@@ -130,6 +130,19 @@ class Stream(Stage):
         return self._workers.run(call.lease.endpoint, call)
 
 
+class Measure(Stage):
+    """Lets every call be measured at its end."""
+
+    name = "measure"
+
+    def __init__(self, observe: Callable[[InferenceCall], None]) -> None:
+        self._observe = observe
+
+    def settle(self, call: InferenceCall) -> None:
+        """Tells of the call."""
+        self._observe(call)
+
+
 class Record(Stage):
     """Writes down what the call used, whichever way it ended. Strangers leave no record."""
 
