@@ -1,6 +1,6 @@
 """One running deployment for all end-to-end tests, and stubs that call it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import grpc
@@ -42,13 +42,15 @@ SMALL = {
 class Client:
     """Stubs of the gateway that send one key."""
 
-    def __init__(self, address: str, key: str | None) -> None:
+    def __init__(
+        self, address: str, key: str | None, options: Sequence[tuple[str, int]] = ()
+    ) -> None:
         self.metadata = () if key is None else (("authorization", f"Bearer {key}"),)
-        self._channel = grpc.insecure_channel(address)
-        self.inference = inference_grpc.InferenceServiceStub(self._channel)
-        self.models = model_grpc.ModelServiceStub(self._channel)
-        self.policy = policy_grpc.PolicyAdminServiceStub(self._channel)
-        self.gateway = gateway_grpc.GatewayAdminServiceStub(self._channel)
+        self.channel = grpc.insecure_channel(address, options=options)
+        self.inference = inference_grpc.InferenceServiceStub(self.channel)
+        self.models = model_grpc.ModelServiceStub(self.channel)
+        self.policy = policy_grpc.PolicyAdminServiceStub(self.channel)
+        self.gateway = gateway_grpc.GatewayAdminServiceStub(self.channel)
 
     def create_key(
         self, principal: str, role: str, **fields: object
@@ -67,7 +69,7 @@ class Client:
         )
 
     def close(self) -> None:
-        self._channel.close()
+        self.channel.close()
 
 
 @pytest.fixture(scope="session")
@@ -90,6 +92,21 @@ def small_admin(small_stack: Stack) -> Iterator[Client]:
     client = Client(small_stack.address, small_stack.admin_key)
     yield client
     client.close()
+
+
+@pytest.fixture
+def connect_to_small(small_stack: Stack) -> Iterator[Callable[[], Client]]:
+    """Makes clients with connections of their own."""
+    clients: list[Client] = []
+
+    def make() -> Client:
+        options = (("grpc.use_local_subchannel_pool", 1),)
+        clients.append(Client(small_stack.address, small_stack.admin_key, options))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()
 
 
 @pytest.fixture
