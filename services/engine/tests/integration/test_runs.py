@@ -57,6 +57,58 @@ async def test_token_offsets_are_contiguous_and_sum_up(view):
     assert expected == answers[-2].event.finished.output_tokens == 40
 
 
+async def test_choices_come_in_one_stream_each_with_its_end_and_log_probabilities(view):
+    sampling = {
+        "temperature": 1.5,
+        "typical_p": 0.9,
+        "dry": pb.DryOptions(multiplier=0.8),
+        "xtc": pb.XtcOptions(probability=0.5),
+    }
+    answers = await view.run(
+        max_output_tokens=20,
+        choice_count=3,
+        logprobs=pb.LogprobOptions(top_count=2),
+        sampling=sampling,
+    )
+    kinds = kinds_of(answers)
+    assert (kinds[0], kinds[-1]) == ("started", "completed")
+    finished = [answer.event.finished for answer in answers if answer.event.HasField("finished")]
+    assert sorted(each.choice_index for each in finished) == [0, 1, 2]
+    usage = answers[-1].event.completed.usage
+    assert usage.output_tokens == sum(each.output_tokens for each in finished)
+    assert usage.input_tokens == answers[0].event.started.input_tokens
+    deltas = [answer.event.delta for answer in answers if answer.event.HasField("delta")]
+    for delta in deltas:
+        assert len(delta.logprobs) == len(delta.token_ids)
+        assert all(len(each.top) == 2 and each.logprob <= 0 for each in delta.logprobs)
+    texts = ["".join(d.text for d in deltas if d.choice_index == choice) for choice in range(3)]
+    assert len(set(texts)) == 3
+    again = await view.run(max_output_tokens=20, choice_count=3, sampling=sampling)
+    assert len(text_of(again)) > 0
+
+
+async def test_mirostat_generates(view):
+    sampling = {"temperature": 1, "mirostat": pb.MirostatOptions(tau=3)}
+    answers = await view.run(max_output_tokens=20, sampling=sampling)
+    assert answers[-1].event.completed.usage.output_tokens > 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"choice_count": 17}, "choice_count"),
+        ({"logprobs": pb.LogprobOptions(top_count=21)}, "logprobs.top_count"),
+        ({"sampling": {"dry": pb.DryOptions(base=float("nan"))}}, "sampling.dry.base"),
+        ({"sampling": {"xtc": pb.XtcOptions(threshold=0.7)}}, "sampling.xtc.threshold"),
+        ({"sampling": {"mirostat": pb.MirostatOptions(eta=0)}}, "sampling.mirostat.eta"),
+    ],
+)
+async def test_fields_out_of_range_are_refused_by_their_path(view, fields, path):
+    _, details, error = await failure(view.run(**fields))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert [each.field for each in details.field_violations] == [path]
+
+
 async def test_the_same_request_gives_the_same_text(view):
     first = await view.run(text="A caravan is")
     second = await view.run(text="A caravan is")

@@ -44,4 +44,5 @@ def _chunk(seat: int, sequence: Sequence, max_tokens: int) -> Chunk:
     end = min(start + max_tokens, sequence.goal)
     reaches_end = end == len(sequence.tokens)
     tokens = tuple(sequence.tokens[start:end])
-    return Chunk(seat, start, tokens, sequence.sampler if reaches_end else None)
+    sampler = sequence.sampler if reaches_end else None
+    return Chunk(seat, start, tokens, sampler, sequence.request.num_top_logprobs)

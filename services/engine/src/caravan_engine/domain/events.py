@@ -21,6 +21,23 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token that could have been next, and the logarithm of how probable it was."""
+
+    token_id: int
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """How probable a generated token was, and the most probable ones, best first."""
+
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """New text of one choice and the tokens it consists of."""
 
@@ -28,6 +45,7 @@ class Delta:
     text: str
     token_ids: tuple[int, ...]
     token_offset: int  # tokens of this choice before these
+    logprobs: tuple[TokenLogprobs, ...] = ()  # one for each token, where asked for
 
 
 @dataclass(frozen=True, slots=True)

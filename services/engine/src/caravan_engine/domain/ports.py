@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from caravan_engine.domain.events import FinishReason
+from caravan_engine.domain.logprobs import Logprobs
 from caravan_engine.domain.sampling import SamplingOptions
 from caravan_rpckit.errors import CaravanError
 
@@ -140,7 +141,7 @@ class SequenceOutput(Protocol):
         """Tokens that its reader hasn't taken yet."""
         ...
 
-    def append(self, token: int) -> str | None:
+    def append(self, token: int, logprobs: Logprobs | None) -> str | None:
         """Takes the next token; returns the stop string that it completes, if any."""
         ...
 

@@ -18,6 +18,7 @@ MAX_PRIORITY = 100
 MAX_STOPS = 16
 MAX_STOP_BYTES = 256
 MAX_CHOICES = 16
+MAX_TOP_LOGPROBS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,7 @@ class GenerationRequest:
     priority: int = DEFAULT_PRIORITY  # more is sooner
     deadline: float | None = None  # a moment of the engine's monotonic clock
     choice_count: int = 1
+    num_top_logprobs: int | None = None  # named beside each token; None: no log-probabilities
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -55,6 +57,9 @@ class GenerationRequest:
     def _violations(self) -> Iterator[FieldViolation]:
         if not 1 <= self.choice_count <= MAX_CHOICES:
             yield FieldViolation("choice_count", f"must be between 1 and {MAX_CHOICES}")
+        if self.num_top_logprobs is not None and not 0 <= self.num_top_logprobs <= MAX_TOP_LOGPROBS:
+            path, limit = "logprobs.top_count", MAX_TOP_LOGPROBS
+            yield FieldViolation(path, f"must be between 0 and {limit}")
         if not 0 <= self.seed < 2**64:
             yield FieldViolation("seed", "must be an unsigned 64-bit number")
         if self.max_output_tokens < 1:

@@ -14,6 +14,7 @@ from caravan_engine.domain.errors import (
 )
 from caravan_engine.domain.events import FinishReason
 from caravan_engine.domain.limits import SchedulerLimits
+from caravan_engine.domain.logprobs import Logprobs
 from caravan_engine.domain.ports import SchedulerObserver
 from caravan_engine.domain.request_queue import QueueGate, RequestQueue
 from caravan_engine.domain.sequence import Sequence, SequenceGroup
@@ -86,7 +87,7 @@ class Scheduler:
                 self._fail(sequence.group, DecodeFailedError(), now)
         for seat, token in result.tokens.items():
             if sequence := self._running.get(seat):
-                self._take(sequence, token, now)
+                self._take(sequence, token, result.logprobs.get(seat), now)
 
     # ── commands ──
 
@@ -213,13 +214,13 @@ class Scheduler:
 
     # ── after a step ──
 
-    def _take(self, sequence: Sequence, token: int, now: float) -> None:
+    def _take(self, sequence: Sequence, token: int, logprobs: Logprobs | None, now: float) -> None:
         if token in self._end_tokens and not sequence.request.ignore_eos:
             self._finish(sequence, FinishReason.END_OF_TEXT, now)
             return
         self._observer.generated(sequence, now)
         sequence.append(token, now)
-        sequence.stop_string = sequence.output.append(token)
+        sequence.stop_string = sequence.output.append(token, logprobs)
         if sequence.stop_string is not None:
             self._finish(sequence, FinishReason.STOP_STRING, now)
         elif len(sequence.tokens) == sequence.max_tokens:

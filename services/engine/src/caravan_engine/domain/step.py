@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from caravan_engine.domain.logprobs import Logprobs
 from caravan_engine.domain.token_sampler import TokenSampler
 
 
@@ -11,13 +12,14 @@ class Chunk:
     """Consecutive tokens of one sequence to compute in a step.
 
     `tokens` begin at position `start`. Only a chunk that reaches the end of its history has a
-    `sampler`, which then chooses the token after it.
+    `sampler`, which then chooses the token after it; `num_top_logprobs` asks for its probability.
     """
 
     seq_id: int
     start: int
     tokens: tuple[int, ...]
     sampler: TokenSampler | None
+    num_top_logprobs: int | None = None
 
     @property
     def end(self) -> int:
@@ -69,6 +71,7 @@ class StepResult:
 
     plan: StepPlan
     tokens: Mapping[int, int] = field(default_factory=dict)  # sequence id -> chosen token
+    logprobs: Mapping[int, Logprobs] = field(default_factory=dict)  # of those that asked
     unusable: frozenset[int] = frozenset()
     failure_code: int | None = None
     decode_s: float = 0.0

@@ -19,6 +19,7 @@ from caravan_engine.domain.events import (
     FinishReason,
     Started,
     Timings,
+    TokenLogprobs,
 )
 from caravan_engine.domain.request import (
     DEFAULT_MAX_OUTPUT_TOKENS,
@@ -144,6 +145,7 @@ def generation_of(
             else DEFAULT_MAX_OUTPUT_TOKENS
         ),
         ignore_eos=request.ignore_eos,
+        num_top_logprobs=request.logprobs.top_count if request.HasField("logprobs") else None,
         choice_count=request.choice_count if request.HasField("choice_count") else 1,
         priority=_priority_of(run),
         deadline=deadline,
@@ -191,6 +193,17 @@ def _to_delta(event: Delta) -> pb.Delta:
         text=event.text,
         token_ids=event.token_ids,
         token_offset=event.token_offset,
+        logprobs=map(_to_logprobs, event.logprobs),
+    )
+
+
+def _to_logprobs(logprobs: TokenLogprobs) -> pb.TokenLogprobs:
+    return pb.TokenLogprobs(
+        logprob=logprobs.logprob,
+        top=[
+            pb.TokenLogprob(token_id=each.token_id, text=each.text, logprob=each.logprob)
+            for each in logprobs.top
+        ],
     )
 
 

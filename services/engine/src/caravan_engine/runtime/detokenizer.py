@@ -60,6 +60,10 @@ class Detokenizer:
         self._ends.append(None if self._tail else len(self._text))
         return self._certain(len(self._text) - self._matcher.num_undecided)
 
+    def spell(self, token: int) -> str:
+        """Returns a token's text by itself; a part of a character is U+FFFD."""
+        return self._pieces[token].decode(errors="replace")
+
     def flush(self) -> TextPiece:
         """Returns everything held; the tokens are over."""
         return self._all(self._text + self._tail.decode(errors="replace"))

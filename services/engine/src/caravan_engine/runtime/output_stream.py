@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from caravan_engine.domain.events import Delta, Event
+from caravan_engine.domain.events import Delta, Event, TokenLogprobs
 from caravan_engine.runtime.detokenizer import TextPiece
 from caravan_rpckit.errors import CaravanError
 
@@ -35,10 +35,15 @@ class _OpenDelta:
     token_offset: int
     texts: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
 
     def close(self) -> Delta:
         return Delta(
-            self.choice_index, "".join(self.texts), tuple(self.token_ids), self.token_offset
+            self.choice_index,
+            "".join(self.texts),
+            tuple(self.token_ids),
+            self.token_offset,
+            tuple(self.logprobs),
         )
 
 
@@ -92,12 +97,19 @@ class OutputStream:
             self._written.append(event)
             self._is_urgent = True
 
-    def write_text(self, choice_index: int, piece: TextPiece, token_offset: int) -> None:
+    def write_text(
+        self,
+        choice_index: int,
+        piece: TextPiece,
+        token_offset: int,
+        logprobs: Sequence[TokenLogprobs] = (),
+    ) -> None:
         """Appends text of a choice, joining it with text that hasn't been taken."""
         with self._lock:
             delta = self._growing_delta(choice_index, token_offset)
             delta.texts.append(piece.text)
             delta.token_ids.extend(piece.token_ids)
+            delta.logprobs.extend(logprobs)
             self._num_unread += len(piece.token_ids)
             self._is_urgent = self._is_urgent or not self._has_text
             self._has_text = True

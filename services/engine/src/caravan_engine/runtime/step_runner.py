@@ -1,10 +1,12 @@
 """The middle verb: runs a plan on a backend and lets each sequence choose its token."""
 
 import time
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from caravan_engine.domain.logprobs import Logprobs, RowLogprobs
 from caravan_engine.domain.ports import Backend, BackendFailureError
 from caravan_engine.domain.step import StepPlan, StepResult
 from caravan_engine.domain.token_sampler import UnusableLogitsError
@@ -28,22 +30,34 @@ class StepRunner:
         except BackendFailureError as failure:
             return StepResult(plan, failure_code=failure.code)
         decoded = time.perf_counter()
-        tokens, unusable = _choose(plan, rows)
+        choices = _choose(plan, rows)
         return StepResult(
             plan,
-            tokens=tokens,
-            unusable=unusable,
+            tokens=choices.tokens,
+            logprobs=choices.logprobs,
+            unusable=frozenset(choices.unusable),
             decode_s=decoded - started,
             sample_s=time.perf_counter() - decoded,
         )
 
 
-def _choose(plan: StepPlan, rows: npt.NDArray[np.float32]) -> tuple[dict[int, int], frozenset[int]]:
-    tokens: dict[int, int] = {}
-    unusable: set[int] = set()
+@dataclass(slots=True)
+class _Choices:
+    tokens: dict[int, int] = field(default_factory=dict)
+    logprobs: dict[int, Logprobs] = field(default_factory=dict)
+    unusable: set[int] = field(default_factory=set)
+
+
+def _choose(plan: StepPlan, rows: npt.NDArray[np.float32]) -> _Choices:
+    choices = _Choices()
     for row, (chunk, sampler) in zip(rows, plan.sampling(), strict=True):
+        num_top = chunk.num_top_logprobs
+        measured = None if num_top is None else RowLogprobs(row, num_top)  # sampling changes it
         try:
-            tokens[chunk.seq_id] = sampler.choose(row, chunk.end)
+            token = choices.tokens[chunk.seq_id] = sampler.choose(row, chunk.end)
         except UnusableLogitsError:
-            unusable.add(chunk.seq_id)
-    return tokens, frozenset(unusable)
+            choices.unusable.add(chunk.seq_id)
+            continue
+        if measured:
+            choices.logprobs[chunk.seq_id] = measured.of(token)
+    return choices

@@ -2,7 +2,16 @@
 
 from collections.abc import Callable
 
-from caravan_engine.domain.events import Completed, Finished, FinishReason, Started, Timings
+from caravan_engine.domain.events import (
+    Completed,
+    Finished,
+    FinishReason,
+    Started,
+    Timings,
+    TokenLogprob,
+    TokenLogprobs,
+)
+from caravan_engine.domain.logprobs import Logprobs
 from caravan_engine.domain.sequence import RequestTimes, Sequence, SequenceGroup
 from caravan_engine.runtime.detokenizer import Detokenizer, TextPiece
 from caravan_engine.runtime.output_stream import OutputStream
@@ -34,14 +43,17 @@ class SequenceWriter:
         self._mark_written = mark_written
         self._choice_index = choice_index
         self._num_written = 0
+        self._logprobs: list[TokenLogprobs] = []  # of tokens that are held back
 
     @property
     def num_unread(self) -> int:
         """Tokens of the stream that its reader hasn't taken."""
         return self._stream.num_unread
 
-    def append(self, token: int) -> str | None:
+    def append(self, token: int, logprobs: Logprobs | None) -> str | None:
         """Writes what `token` makes certain; returns the stop string that it completes."""
+        if logprobs:
+            self._logprobs.append(self._spelled(logprobs))
         self._write(self._detokenizer.append(token))
         return self._detokenizer.stop_string
 
@@ -54,10 +66,18 @@ class SequenceWriter:
         self._mark_written(self._stream)
 
     def _write(self, piece: TextPiece) -> None:
-        if piece.token_ids:
-            self._stream.write_text(self._choice_index, piece, self._num_written)
-            self._num_written += len(piece.token_ids)
+        num_tokens = len(piece.token_ids)
+        if num_tokens:
+            logprobs = self._logprobs[:num_tokens]
+            self._stream.write_text(self._choice_index, piece, self._num_written, logprobs)
+            del self._logprobs[:num_tokens]
+            self._num_written += num_tokens
             self._mark_written(self._stream)
+
+    def _spelled(self, logprobs: Logprobs) -> TokenLogprobs:
+        spell = self._detokenizer.spell
+        top = (TokenLogprob(token, spell(token), logprob) for token, logprob in logprobs.top)
+        return TokenLogprobs(logprobs.chosen, tuple(top))
 
 
 class GroupWriter:

@@ -8,6 +8,7 @@ import pytest
 from caravan_engine.backends.fake import FakeBackend
 from caravan_engine.domain.events import FinishReason
 from caravan_engine.domain.limits import SchedulerLimits
+from caravan_engine.domain.logprobs import Logprobs
 from caravan_engine.domain.request import GenerationRequest
 from caravan_engine.domain.request_queue import QueueGate, RequestQueue
 from caravan_engine.domain.sampling import SamplingOptions
@@ -27,6 +28,7 @@ class RecordingOutput:
     num_unread: int = 0
     started: bool = False
     tokens: list[int] = field(default_factory=list)
+    logprobs: list[Logprobs | None] = field(default_factory=list)
     finished: list[FinishReason] = field(default_factory=list)
     errors: list[CaravanError] = field(default_factory=list)
     num_completed: int = 0
@@ -34,8 +36,9 @@ class RecordingOutput:
     def start(self, group: SequenceGroup, cached_tokens: int) -> None:
         self.started = True
 
-    def append(self, token: int) -> str | None:
+    def append(self, token: int, logprobs: Logprobs | None) -> str | None:
         self.tokens.append(token)
+        self.logprobs.append(logprobs)
         return None
 
     def finish(self, sequence: Sequence, reason: FinishReason) -> None:

@@ -10,6 +10,8 @@ from caravan_engine.domain.events import (
     FinishReason,
     Started,
     Timings,
+    TokenLogprob,
+    TokenLogprobs,
 )
 from caravan_engine.domain.sampling import (
     DryOptions,
@@ -172,6 +174,27 @@ def test_a_delta_keeps_its_offset():
     response = to_response(Delta(0, "ab", (4, 5), 7), IDENTITY)
 
     assert response.event.delta == pb.Delta(text="ab", token_ids=[4, 5], token_offset=7)
+
+
+def test_log_probabilities_arrive_one_for_each_token():
+    logprobs = TokenLogprobs(-0.5, (TokenLogprob(4, "a", -0.25), TokenLogprob(5, "b", -0.5)))
+    response = to_response(Delta(0, "b", (5,), 0, (logprobs,)), IDENTITY)
+
+    (sent,) = response.event.delta.logprobs
+    assert (sent.logprob, sent.top[0]) == (
+        -0.5,
+        pb.TokenLogprob(token_id=4, text="a", logprob=-0.25),
+    )
+    assert [each.token_id for each in sent.top] == [4, 5]
+
+
+def test_log_probabilities_are_wanted_only_where_asked_for():
+    assert generation().num_top_logprobs is None
+    assert generation(pb.GenerateRequest(logprobs=pb.LogprobOptions())).num_top_logprobs == 0
+    wanted = pb.GenerateRequest(logprobs=pb.LogprobOptions(top_count=5))
+    assert generation(wanted).num_top_logprobs == 5
+    with pytest.raises(InvalidFieldError, match=r"logprobs\.top_count"):
+        generation(pb.GenerateRequest(logprobs=pb.LogprobOptions(top_count=21)))
 
 
 @pytest.mark.parametrize("reason", FinishReason)

@@ -143,6 +143,23 @@ async def test_choices_arrive_in_one_stream_that_ends_once(make_engine):
     assert events[-1].input_tokens == engine.stats().input_tokens == 6
 
 
+async def test_each_token_has_its_log_probabilities_however_long_it_was_held_back(make_engine):
+    engine = make_engine(FakeBackend(next_token=scripted({b"hi": "aé ST STO.".encode()})))
+    events = await collect(
+        engine.submit(request(b"hi", stop=("STOP",), max_output=99, num_top_logprobs=1))
+    )
+    deltas = [event for event in events if isinstance(event, Delta)]
+    assert text(events) == "aé ST STO."
+    assert [len(each.logprobs) for each in deltas] == [len(each.token_ids) for each in deltas]
+    for delta in deltas:
+        best = [logprobs.top[0] for logprobs in delta.logprobs]
+        assert tuple(each.token_id for each in best) == delta.token_ids
+        assert [each.text for each in best] == [
+            bytes([token]).decode(errors="replace") for token in delta.token_ids
+        ]
+        assert [each.logprob for each in best] == [each.logprob for each in delta.logprobs]
+
+
 async def test_refusals_come_at_once_while_a_step_is_running(make_engine):
     gate = Gate()
     engine = make_engine(FakeBackend(spend=gate), num_seats=1, queue_capacity=1)
