@@ -1,7 +1,7 @@
 import asyncio
 
 import pytest
-from gateway_client import ADMIN_KEY, failure_of, until
+from gateway_client import ADMIN_KEY, failure_of, metric, until
 from gateway_fakes import FakeEngine, FakeWorker
 
 from caravan.model.v1 import model_pb2
@@ -105,6 +105,73 @@ async def test_several_hosts_are_watched_and_used(engine, home, start_gateway, c
         await second_worker.stop()
 
 
+@pytest.fixture
+async def two_hosts(engine, home, start_gateway, client_of):
+    """An administrator's client of a gateway with two hosts, the second of which it gets, too."""
+    second = FakeEngine(home)
+    await second.start()
+    app = await start_gateway(engine={"addresses": (engine.address, second.address)})
+    yield client_of(app, ADMIN_KEY), second, app
+    await second.stop()
+
+
+async def _hears(app, num_hosts):
+    async with asyncio.timeout(10):
+        while await metric(app, "caravan_gateway_engine_hosts_connected") != num_hosts:
+            await asyncio.sleep(0.02)
+
+
+async def test_the_models_of_all_hosts_are_listed_as_one(two_hosts, engine):
+    admin, second, app = two_hosts
+    replica = model_pb2.Replica(process_id=7)
+    engine.set_model("tiny", "UNLOADED", aliases=("bundled",))
+    second.set_model("tiny", "READY", aliases=("small",), replicas=[replica, replica])
+    second.set_model("other", "UNLOADED")
+    engine.announce()
+    second.announce()
+    await _hears(app, 2)
+
+    async with asyncio.timeout(10):
+        while len(models := (await _list(admin)).models) < 2 or not models[1].replicas:
+            await asyncio.sleep(0.02)
+    assert [model.name for model in models] == ["other", "tiny"]
+    tiny = models[1]
+    assert tiny.state == model_pb2.MODEL_STATE_READY
+    assert set(tiny.aliases) == {"bundled", "small"}
+    assert [one.index for one in tiny.replicas] == [0, 1]
+    for name in ("tiny", "bundled", "small"):
+        assert (await _get(admin, name)).model == tiny
+
+    await second.stop()
+    await _hears(app, 1)
+    (left,) = (await _list(admin)).models
+    assert (left.name, left.state) == ("tiny", model_pb2.MODEL_STATE_UNLOADED)
+    code, details = await failure_of(_get(admin, "other"))
+    assert (code, details.reason) == ("UNAVAILABLE", "DEPENDENCY_UNAVAILABLE")
+    code, details = await failure_of(_get(admin, "missing"))
+    assert (code, details.reason) == ("NOT_FOUND", "MODEL_NOT_FOUND")
+
+
+async def test_the_common_list_comes_in_pages(two_hosts):
+    admin, second, app = two_hosts
+    second.set_model("a")
+    second.set_model("z")
+    second.announce()
+    await _hears(app, 2)
+    async with asyncio.timeout(10):
+        while len((await _list(admin)).models) < 3:
+            await asyncio.sleep(0.02)
+
+    first = await _list(admin, page_size=2)
+    rest = await _list(admin, page_size=2, page_token=first.next_page_token)
+    assert [model.name for model in (*first.models, *rest.models)] == ["a", "tiny", "z"]
+    assert not rest.next_page_token
+    for fields, field in (({"page_size": 1001}, "page_size"), ({"page_token": "?"}, "page_token")):
+        code, details = await failure_of(_list(admin, **fields))
+        assert (code, details.reason) == ("INVALID_ARGUMENT", "INVALID_FIELD")
+        assert details.field_violations[0].field == field
+
+
 async def _ignoring_failures(call):
     try:
         await failure_of(call)
@@ -122,4 +189,10 @@ async def _eventually(make):
 def _get(client, model):
     return client.models.GetModel(
         model_pb.GetModelRequest(model=model), metadata=client.metadata, timeout=10
+    )
+
+
+def _list(client, **fields):
+    return client.models.ListModels(
+        model_pb.ListModelsRequest(**fields), metadata=client.metadata, timeout=10
     )

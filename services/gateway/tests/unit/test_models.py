@@ -85,3 +85,12 @@ def test_a_host_that_knows_the_model_is_asked_about_it(catalog):
     assert catalog.host_of("other") == "a:1"
     catalog.lose("a:1")
     assert catalog.host_of("other") == "b:1"
+
+
+def test_of_hosts_that_know_the_model_one_that_has_it_loaded_is_asked(catalog):
+    catalog.update("a:1", Picture("a", (_model("tiny", state=ModelState.UNLOADED),)))
+    assert catalog.host_of("tiny") == "a:1"
+    catalog.update("b:1", Picture("b", (_model("tiny", state=ModelState.READY),)))
+    assert catalog.host_of("tiny") == "b:1"
+    catalog.lose("b:1")
+    assert catalog.host_of("tiny") == "a:1"

@@ -10,10 +10,13 @@ from google.protobuf.message import Message
 from caravan.model.v1 import endpoint_service_pb2 as endpoint_pb
 from caravan.model.v1 import endpoint_service_pb2_grpc as endpoint_grpc
 from caravan.model.v1 import model_pb2 as model_pb
+from caravan.model.v1 import model_service_pb2 as service_pb
 from caravan_gateway.clients.convert import picture_from
 from caravan_gateway.clients.forwarding import forward_stream, forward_unary
+from caravan_gateway.clients.merged_models import merged, page_of
 from caravan_gateway.clients.watching import watch_forever
 from caravan_gateway.clients.worker_channels import WorkerChannels
+from caravan_gateway.domain.errors import DependencyUnavailableError
 from caravan_gateway.domain.models import ModelCatalog
 from caravan_gateway.runtime.forwarded_call import ForwardedCall
 from caravan_rpckit.tracing import UNTRACED, CallTracing
@@ -101,13 +104,22 @@ class EngineHosts:
         ]
 
     def models(self) -> list[model_pb.Model]:
-        """The models of all hosts, by name."""
-        models = [model for host in self._hosts.values() for model in host.models]
-        return sorted(models, key=lambda model: model.name)
+        """The models of all hosts that can be reached, by name."""
+        hosts = (each for each in self._hosts.values() if self._catalog.is_connected(each.address))
+        return merged(model for host in hosts for model in host.models)
 
     async def unary(self, request: Message, forwarded: ForwardedCall) -> bytes:
-        """Passes a call of ModelService on and returns the answer's bytes."""
+        """Answers a call of ModelService with the answer's bytes.
+
+        A host answers, but for what is asked of several hosts together.
+        """
         channel = self._channel_for(forwarded)
+        if len(self._hosts) > 1:
+            match request:
+                case service_pb.ListModelsRequest():
+                    return page_of(self.models(), request).SerializeToString()
+                case service_pb.GetModelRequest():
+                    return self._get(request.model).SerializeToString()
         return await forward_unary(channel, ENGINE, request, forwarded, self._tracing)
 
     def stream(self, request: Message, forwarded: ForwardedCall) -> AsyncGenerator[bytes, None]:
@@ -127,6 +139,13 @@ class EngineHosts:
         """A host cannot be reached. Its workers may well be alive, so their channels stay."""
         self._catalog.lose(address)
         self._on_change()
+
+    def _get(self, name: str) -> service_pb.GetModelResponse:
+        own_name = self._catalog.find(name)
+        for model in self.models():
+            if model.name == own_name:
+                return service_pb.GetModelResponse(model=model)
+        raise DependencyUnavailableError(ENGINE)  # its only host is away
 
     def _channel_for(self, forwarded: ForwardedCall) -> grpc.aio.Channel:
         return self._hosts[self._catalog.host_of(forwarded.model or "")].channel

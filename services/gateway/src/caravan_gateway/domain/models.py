@@ -128,7 +128,7 @@ class ModelCatalog:
         return candidates
 
     def host_of(self, name: str) -> str:
-        """The host to ask about a model: one that knows it, preferably, and can be reached.
+        """The host to ask about a model: one that has it loaded, or else knows it, or any.
 
         Raises:
             DependencyUnavailableError: no host can be reached.
@@ -136,11 +136,15 @@ class ModelCatalog:
         connected = [address for address, host in self._hosts.items() if host.connected]
         if not connected:
             raise DependencyUnavailableError("engine")
-        for address in connected:
-            picture = self._hosts[address].picture
-            if picture is not None and _knows(picture, name):
-                return address
-        return connected[0]
+        return min(connected, key=lambda address: self._distance(address, name))
+
+    def _distance(self, address: str, name: str) -> int:
+        picture = self._hosts[address].picture
+        models = () if picture is None else picture.models
+        states = {model.state for model in models if name in (model.name, *model.aliases)}
+        if not states:
+            return 2
+        return 1 if states == {ModelState.UNLOADED} else 0
 
     def _pictures(self) -> Iterator[Picture]:
         return (host.picture for host in self._hosts.values() if host.picture is not None)
@@ -164,10 +168,6 @@ class ModelCatalog:
         if ModelState.FAILED in states:
             return ModelFailedError(name)
         return ModelNotLoadedError(name)
-
-
-def _knows(picture: Picture, name: str) -> bool:
-    return any(name == model.name or name in model.aliases for model in picture.models)
 
 
 def _names_of(models: Sequence[ServedModel]) -> dict[str, str]:
