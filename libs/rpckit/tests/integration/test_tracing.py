@@ -16,6 +16,7 @@ from caravan_rpckit.channel import open_channel
 from caravan_rpckit.details import error_details
 from caravan_rpckit.server import RpcServer
 from caravan_rpckit.tracing import CallTracing, trace_metadata
+from caravan_testkit.waiting import wait_until_async
 
 GET = "caravan.model.v1.ModelService/GetModel"
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -53,6 +54,16 @@ async def serve(servicer):
         await server.stop(0)
 
 
+async def finished(exporter, count):
+    """The spans, once there are so many: a client has its answer a moment before the span ends."""
+
+    async def arrived():
+        return len(exporter.get_finished_spans()) >= count
+
+    await wait_until_async(arrived, timeout_s=10, what="spans")
+    return exporter.get_finished_spans()
+
+
 def get(model="m"):
     return model_pb.GetModelRequest(model=model)
 
@@ -60,7 +71,7 @@ def get(model="m"):
 async def test_a_call_goes_on_with_the_callers_trace(serve, tracer, exporter):
     stub = await serve(CallTracing(tracer))
     await stub.GetModel(get(), metadata=(("traceparent", TRACEPARENT), ("x-request-id", "r1")))
-    (span,) = exporter.get_finished_spans()
+    (span,) = await finished(exporter, 1)
     assert (span.name, span.kind) == (GET, SpanKind.SERVER)
     assert f"{span.context.trace_id:032x}" == TRACE
     assert f"{span.parent.span_id:016x}" == SPAN
@@ -76,7 +87,7 @@ async def test_only_the_edge_begins_traces(serve, tracer, exporter, traceparent)
 
     edge = await serve(CallTracing(tracer, starts_traces=True))
     await edge.GetModel(get(), metadata=trace_metadata(traceparent))
-    (span,) = exporter.get_finished_spans()
+    (span,) = await finished(exporter, 1)
     assert span.parent is None
 
 
@@ -92,7 +103,7 @@ async def test_calls_that_are_made_within_a_call_are_inside_its_span(serve, trac
         ListModels = LoadModel = UnloadModel = GetModel
 
     await (await serve(tracing, Edge())).GetModel(get())
-    behind_span, ask, edge = exporter.get_finished_spans()
+    behind_span, ask, edge = await finished(exporter, 3)
     assert (ask.name, ask.kind) == ("ask", SpanKind.CLIENT)
     assert ask.parent.span_id == edge.context.span_id
     assert behind_span.parent.span_id == ask.context.span_id
@@ -102,7 +113,7 @@ async def test_a_refused_client_is_no_failure_of_the_span(serve, tracer, exporte
     stub = await serve(CallTracing(tracer, starts_traces=True))
     with pytest.raises(grpc.aio.AioRpcError):
         await stub.GetModel(get("missing"))
-    (span,) = exporter.get_finished_spans()
+    (span,) = await finished(exporter, 1)
     assert span.status.status_code is StatusCode.UNSET
     assert span.attributes["error.type"] == "MODEL_NOT_FOUND"
 
@@ -113,7 +124,7 @@ async def test_a_crash_leaves_its_trace_id_with_the_client_and_nothing_of_itself
     stub = await serve(CallTracing(tracer, starts_traces=True))
     with caplog.at_level(logging.INFO), pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.GetModel(get("crash"))
-    (span,) = exporter.get_finished_spans()
+    (span,) = await finished(exporter, 1)
     trace_id = f"{span.context.trace_id:032x}"
     assert error_details(caught.value).metadata["trace_id"] == trace_id
     assert {r.trace_id for r in caplog.records if hasattr(r, "trace_id")} == {trace_id}
