@@ -95,12 +95,12 @@ def small_admin(small_stack: Stack) -> Iterator[Client]:
 
 
 @pytest.fixture
-def connect_to_small(small_stack: Stack) -> Iterator[Callable[[], Client]]:
+def connect_to_small(small_stack: Stack) -> Iterator[Callable[..., Client]]:
     """Makes clients with connections of their own."""
     clients: list[Client] = []
 
-    def make() -> Client:
-        options = (("grpc.use_local_subchannel_pool", 1),)
+    def make(options: Sequence[tuple[str, int]] = ()) -> Client:
+        options = (("grpc.use_local_subchannel_pool", 1), *options)
         clients.append(Client(small_stack.address, small_stack.admin_key, options))
         return clients[-1]
 

@@ -449,3 +449,20 @@ def test_a_client_whose_connection_breaks_leaves_nothing(client, worker, connect
     assert next(call).WhichOneof("event") == "started"
     other.close()
     worker.await_end(before)
+
+
+def test_a_reader_that_never_reads_is_cut_off(client, worker, connect_to_small):
+    before = worker.num_ended
+    tiny_window = (("grpc.http2.lookahead_bytes", 1), ("grpc.http2.bdp_probe", 0))
+    call = stream(
+        connect_to_small(tiny_window),
+        text="Once upon",
+        max_output_tokens=4000,
+        ignore_eos=True,
+        logprobs=pb.LogprobOptions(top_count=20),
+    )
+    worker.await_end(before)
+    with pytest.raises(grpc.RpcError) as caught:
+        list(call)
+    details = error_details(caught.value)
+    assert (caught.value.code(), details.reason) == (grpc.StatusCode.ABORTED, "READER_STALLED")
