@@ -70,6 +70,18 @@ async def test_refused_calls_are_recorded_with_their_reason(client, telemetry):
     }
 
 
+async def test_an_answer_that_grew_too_large_is_recorded_as_such(
+    start_gateway, client_of, telemetry
+):
+    client = client_of(await start_gateway(server={"max_response_bytes": 2048}))
+    await failure_of(client.generate("1000"))
+    await until(lambda: telemetry.records, "the record")
+
+    record = _only(telemetry)
+    assert (record.status_code, record.error_reason) == (3, "INVALID_FIELD")
+    assert 0 < record.output_tokens < 1000
+
+
 async def test_a_denied_call_is_recorded_and_a_strangers_is_not(client, policy, telemetry):
     policy.keys[KEY].permissions = set()
     await failure_of(client.generate(metadata=(("authorization", "Bearer cvn_wrong"),)))

@@ -7,7 +7,7 @@ from typing import cast
 
 from caravan.inference.v1 import generation_pb2 as generation_pb
 from caravan.inference.v1 import tokenization_pb2 as tokenization_pb
-from caravan_gateway.domain.inference_call import InferenceCall
+from caravan_gateway.domain.inference_call import InferenceCall, RunEvent
 from caravan_gateway.rpc.convert import inference_call_from
 from caravan_gateway.rpc.convert_specs import InferenceRequest
 from caravan_gateway.rpc.response_collector import ResponseCollector
@@ -27,18 +27,24 @@ class InferenceServicer:
     ) -> generation_pb.GenerateResponse:
         """Answers when the whole text is there."""
         collector = ResponseCollector(self._max_response_bytes)
-        async with aclosing(self._events(request, call)) as events:
-            async for event in events:
-                collector.add(event)
+
+        def collect(event: RunEvent) -> None:
+            collector.add(cast(generation_pb.GenerateEvent, event.payload))
+
+        inference = self._inference_call(request, call)
+        async with aclosing(self._pipeline.run(inference, collect)) as events:
+            async for _ in events:
+                pass
         return collector.response()
 
     async def StreamGenerate(
         self, request: generation_pb.GenerateRequest, call: Call
     ) -> AsyncGenerator[generation_pb.GenerateEvent, None]:
         """Answers in events."""
-        async with aclosing(self._events(request, call)) as events:
+        inference = self._inference_call(request, call)
+        async with aclosing(self._pipeline.run(inference)) as events:
             async for event in events:
-                yield event
+                yield cast(generation_pb.GenerateEvent, event.payload)
 
     async def Tokenize(
         self, request: tokenization_pb.TokenizeRequest, call: Call
@@ -59,14 +65,6 @@ class InferenceServicer:
             async for event in events:
                 answer = event.payload
         return answer
-
-    async def _events(
-        self, request: generation_pb.GenerateRequest, call: Call
-    ) -> AsyncGenerator[generation_pb.GenerateEvent, None]:
-        inference = self._inference_call(request, call)
-        async with aclosing(self._pipeline.run(inference)) as events:
-            async for event in events:
-                yield cast(generation_pb.GenerateEvent, event.payload)
 
     def _inference_call(self, request: InferenceRequest, call: Call) -> InferenceCall:
         return inference_call_from(request, call, clock=time.monotonic, wall_clock=time.time)

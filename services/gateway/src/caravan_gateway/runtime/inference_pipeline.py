@@ -6,7 +6,7 @@ from contextlib import ExitStack, aclosing
 
 from caravan_gateway.domain.admission import Stage
 from caravan_gateway.domain.errors import CallerDeadlineError, CallerLeftError
-from caravan_gateway.domain.inference_call import Events, InferenceCall
+from caravan_gateway.domain.inference_call import Events, InferenceCall, RunEvent
 from caravan_gateway.domain.usage import Outcome
 from caravan_gateway.runtime.call_spans import CallSpans
 from caravan_gateway.runtime.live_calls import LiveCall, LiveCalls
@@ -40,10 +40,13 @@ class InferencePipeline:
         self._clock = clock
         self._spans = CallSpans(UNTRACED.tracer) if spans is None else spans
 
-    async def run(self, call: InferenceCall) -> Events:
+    async def run(
+        self, call: InferenceCall, check: Callable[[RunEvent], None] | None = None
+    ) -> Events:
         """Yields the events of the call, ending with `completed`, or raises.
 
-        Close it (`aclosing`) when leaving early; that cancels the work upstream.
+        Close it (`aclosing`) when leaving early; that cancels the work upstream. What `check`
+        raises at an event ends the call, and is recorded as its end.
         """
         with self._live_calls.track(call.end) as live, ExitStack() as settling:
             call.guard = live
@@ -53,6 +56,8 @@ class InferencePipeline:
             try:
                 async with aclosing(live.relayed(self._events(call))) as events:
                     async for event in events:
+                        if check is not None:
+                            check(event)
                         yield event
             except BaseException as error:
                 call.outcome = self._outcome_of(_cause(error, live, call))
