@@ -92,12 +92,19 @@ def run_request_to(call: InferenceCall, traceparent: str) -> worker_pb.RunReques
     run.request.model = call.model
     run.request.seed = call.seed
     run.request.priority = call.priority
-    run.caller.tenant = call.identity.tenant
-    run.caller.principal = call.identity.principal
-    run.caller.priority = call.priority
-    run.caller.request_id = call.request_id
-    run.caller.traceparent = traceparent
+    run.caller.CopyFrom(caller_to(call, call.identity, traceparent))
     return run
+
+
+def caller_to(call: InferenceCall, identity: Identity, traceparent: str) -> worker_pb.Caller:
+    """Who is calling, for the worker."""
+    return worker_pb.Caller(
+        tenant=identity.tenant,
+        principal=identity.principal,
+        priority=call.priority,
+        request_id=call.request_id,
+        traceparent=traceparent,
+    )
 
 
 def run_event_from(response: worker_pb.RunResponse) -> RunEvent | None:

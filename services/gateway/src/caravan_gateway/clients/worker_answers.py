@@ -22,8 +22,6 @@ _SERVICE = "caravan.engine.v1.WorkerService"
 # Tokenizing computes nothing on the model, so it counts as a call without tokens.
 _NO_TOKENS = CompletedFacts(input_tokens=0, cached_tokens=0, output_tokens=0, queue_ms=0.0)
 
-Metadata = tuple[tuple[str, str], ...]
-
 
 async def answer_of(
     stub: "WorkerServiceAsyncStub", call: InferenceCall, tracing: CallTracing, *, max_bytes: int
@@ -39,8 +37,7 @@ async def answer_of(
     method = f"{_SERVICE}/{call.method.rpartition('/')[2]}"
     try:
         with tracing.client_span(method) as traceparent:
-            metadata = ((REQUEST_ID_KEY, call.request_id), *trace_metadata(traceparent))
-            answer, facts = await _ask(stub, call, metadata)
+            answer, facts = await _ask(stub, call, traceparent)
     except grpc.aio.AioRpcError as error:
         if _is_over_transport_limit(error):
             raise AnswerTooLargeError(_field_of(call.request), max_bytes) from None
@@ -51,9 +48,10 @@ async def answer_of(
 
 
 async def _ask(
-    stub: "WorkerServiceAsyncStub", call: InferenceCall, metadata: Metadata
+    stub: "WorkerServiceAsyncStub", call: InferenceCall, traceparent: str
 ) -> tuple[Message, CompletedFacts]:
     timeout_s = call.time_left()
+    metadata = ((REQUEST_ID_KEY, call.request_id), *trace_metadata(traceparent))
     match call.request:
         case tokenization_pb.TokenizeRequest() as request:
             tokenize = worker_pb.TokenizeRequest(request=request)
