@@ -84,8 +84,13 @@ class WorkerProcess:
             yield event
 
     async def end(self, grace_s: float) -> str:
-        """Closes the standard input, waits, kills what is left, and reaps; says how it ended."""
-        _present(self._process.stdin).close()
+        """Asks it to end, waits, kills what is left, and reaps; says how it ended.
+
+        Asked by a signal, so that it still says goodbye to its clients: closing its standard input
+        would end it at once.
+        """
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
         try:
             async with asyncio.timeout(grace_s):
                 await self._process.wait()

@@ -1,6 +1,7 @@
 """`caravan.engine.v1.WorkerService`: runs requests on this worker's model."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
@@ -57,6 +58,11 @@ class WorkerServicer:
         self._clock = clock
         self._stats = stats
         self._drain = drain
+        self._ending = asyncio.Event()
+
+    def end_watches(self) -> None:
+        """Ends the streams that would go on for ever; the server need not wait for them."""
+        self._ending.set()
 
     async def Run(
         self, run: worker_pb.RunRequest, call: Call
@@ -109,9 +115,11 @@ class WorkerServicer:
     ) -> AsyncIterator[worker_pb.WatchStatsResponse]:
         """Sends the numbers at once and then every second."""
         _require_peer(call, "engine", "gateway")
-        while True:
+        while not self._ending.is_set():
             yield worker_pb.WatchStatsResponse(stats=self._stats())
-            await asyncio.sleep(_STATS_INTERVAL_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_STATS_INTERVAL_S):
+                    await self._ending.wait()
 
     async def Drain(self, request: worker_pb.DrainRequest, call: Call) -> worker_pb.DrainResponse:
         """Takes nothing new, waits for what runs, ends the rest."""

@@ -219,6 +219,7 @@ class WorkerApp:
         await server.start()
         self._server = server
         self._resources.push_async_callback(server.stop, _END_GRACE_S)
+        self._resources.callback(servicer.end_watches)
         server.set_all_serving(True)
         return server
 
