@@ -17,7 +17,12 @@ from pathlib import Path
 from caravan_engine.backends.llama_cpp import LlamaCppBackend, LlamaCppSettings
 from caravan_engine.domain.limits import SchedulerLimits
 from caravan_engine.domain.request import GenerationRequest
-from caravan_engine.domain.sampling import SamplingOptions
+from caravan_engine.domain.sampling import (
+    DryOptions,
+    MirostatOptions,
+    SamplingOptions,
+    XtcOptions,
+)
 from caravan_engine.runtime.engine_loop import EngineLoop
 from caravan_engine.runtime.output_stream import LoopNotifier
 from caravan_engine.runtime.stats import StatsSnapshot
@@ -35,6 +40,11 @@ WORKLOADS: dict[str, tuple[SamplingOptions, tuple[str, ...]]] = {
     ),
     "the same, 4 stop strings": (SamplingOptions(), ("\n\n", "User:", "###", "<|im_end|>")),
     "top-k off": (SamplingOptions(top_k=0), ()),
+    "the same, typical-p": (SamplingOptions(top_k=0, typical_p=0.9), ()),
+    "top-k 40, typical-p": (SamplingOptions(typical_p=0.9), ()),
+    "top-k 40, XTC": (SamplingOptions(xtc=XtcOptions(probability=0.5)), ()),
+    "top-k 40, DRY over 1024": (SamplingOptions(dry=DryOptions(multiplier=0.8)), ()),
+    "Mirostat 2": (SamplingOptions(mirostat=MirostatOptions()), ()),
 }
 
 
@@ -70,11 +80,18 @@ async def _measure(backend: LlamaCppBackend, num_seats: int) -> None:
         before = engine.stats()
         await asyncio.gather(*(_read(engine, i, options, stops) for i in range(num_seats)))
         _print(name, before, engine.stats())
+    before, greedy = engine.stats(), SamplingOptions(temperature=0)
+    await asyncio.gather(*(_read(engine, i, greedy, (), num_top=5) for i in range(num_seats)))
+    _print("greedy, 5 log-probabilities", before, engine.stats())
     await asyncio.to_thread(engine.stop)
 
 
 async def _read(
-    engine: EngineLoop, number: int, options: SamplingOptions, stops: tuple[str, ...]
+    engine: EngineLoop,
+    number: int,
+    options: SamplingOptions,
+    stops: tuple[str, ...],
+    num_top: int | None = None,
 ) -> None:
     request = GenerationRequest(
         request_id=str(number),
@@ -84,6 +101,7 @@ async def _read(
         stop=stops,
         max_output_tokens=_OUTPUT_TOKENS,
         ignore_eos=True,
+        num_top_logprobs=num_top,
     )
     async for _ in engine.submit(request):
         pass

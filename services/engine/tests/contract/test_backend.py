@@ -5,6 +5,8 @@ import pytest
 
 from caravan_engine.backends.fake import FakeBackend
 from caravan_engine.backends.llama_cpp import LlamaCppBackend, LlamaCppSettings
+from caravan_engine.domain.model_facts import Pooling
+from caravan_engine.domain.pooling import Pooler
 from caravan_engine.domain.ports import BackendFailureError
 from caravan_engine.domain.sampling import SamplingOptions
 from caravan_engine.domain.step import Chunk, SharedPrefix, StepPlan
@@ -12,6 +14,7 @@ from caravan_engine.domain.token_sampler import TokenSampler
 
 NUM_SEATS, BATCH_TOKENS = 4, 64
 SAMPLER = TokenSampler(SamplingOptions(temperature=0), seed=0, candidates=None, history=())
+POOLER = Pooler(Pooling.MEAN)
 PROMPT = tuple(range(100, 130))
 
 
@@ -135,6 +138,32 @@ def test_shared_cells_are_taken_once(backend):
     backend.share([SharedPrefix(0, seq_id, 480) for seq_id in (1, 2)])
     decode(backend, chunk(1, 480, PROMPT[:10], samples=False))
     assert backend.check_integrity({0: 480, 1: 490, 2: 480}) == []
+
+
+def test_each_token_has_a_vector_however_they_are_divided(backend):
+    def embed(*chunks):
+        return backend.embed(StepPlan((), chunks)).copy()
+
+    def part(seq_id, start, end):
+        return Chunk(seq_id, start, PROMPT[start:end], None, pooler=POOLER)
+
+    whole = embed(part(0, 0, 30))
+    assert whole.shape[0] == 30
+    mixed = embed(part(1, 0, 10), part(2, 0, 5))
+    rest = embed(part(2, 5, 9), part(1, 10, 30))
+    assert np.allclose(np.concatenate([mixed[:10], rest[4:]]), whole, atol=0.05)
+    assert np.allclose(np.concatenate([mixed[10:], rest[:4]]), whole[:9], atol=0.05)
+    assert backend.check_integrity({0: 30, 1: 30, 2: 9}) == []
+
+
+def test_embedding_leaves_generation_as_it_was(backend):
+    before = decode(backend, chunk(0, 0, PROMPT))
+    backend.release([0])
+    decode(backend, chunk(0, 0, PROMPT[:10], samples=False))
+    backend.embed(StepPlan((), (Chunk(1, 0, PROMPT, None, pooler=POOLER),)))
+    after = decode(backend, chunk(0, 10, PROMPT[10:]))
+    assert np.allclose(before, after, atol=0.05)
+    assert after.shape == (1, backend.vocabulary.size)
 
 
 def test_positions_that_do_not_follow_are_a_failure(backend):

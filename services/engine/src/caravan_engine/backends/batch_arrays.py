@@ -41,7 +41,9 @@ class BatchArrays:
             tokens += chunk.tokens
             positions += range(chunk.start, chunk.end)
             seq_ids += [chunk.seq_id] * len(chunk.tokens)
-            if chunk.sampler is not None:
+            if chunk.pooler is not None:
+                sampling += range(len(tokens) - len(chunk.tokens), len(tokens))
+            elif chunk.sampler is not None:
                 sampling.append(len(tokens) - 1)
         self.tokens[:num_tokens] = tokens
         self.positions[:num_tokens] = positions

@@ -120,6 +120,18 @@ class FakeBackend:
         self._store(plan.chunks)
         return np.array([self._row(chunk.seq_id) for chunk, _ in plan.sampling()], np.float32)
 
+    def embed(self, plan: StepPlan) -> npt.NDArray[np.float32]:
+        """See `domain.ports.Backend`; a token's vector says its place and what came before it."""
+        if not all(chunk.pooler for chunk in plan.chunks):
+            raise AssertionError("texts to generate and to embed share a batch")
+        self.decode(plan)
+        rows = []
+        for chunk in plan.chunks:
+            history = self.history(chunk.seq_id)
+            for end in range(chunk.start + 1, chunk.end + 1):
+                rows.append([self.fill(history), end, letters(history[:end])])
+        return np.array(rows, np.float32)
+
     def check_integrity(self, lengths: Mapping[int, int]) -> list[str]:
         """See `domain.ports.IntegrityChecker`."""
         faults = []

@@ -1,8 +1,9 @@
 """Which tokens share a step."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
+from caravan_engine.domain.pooling import MAX_EMBEDDED_TOKENS, Pooler
 from caravan_engine.domain.sequence import Sequence
 from caravan_engine.domain.step import Chunk
 
@@ -25,24 +26,56 @@ class DecodeFirst:
 
     def compose(self, runnable: Mapping[int, Sequence], token_budget: int) -> tuple[Chunk, ...]:
         """See `BatchPolicy`."""
-        decoding: list[tuple[int, Sequence]] = []
-        prefilling: list[tuple[int, Sequence]] = []
+        decoding: dict[int, Sequence] = {}
+        prefilling: dict[int, Sequence] = {}
         for seat, sequence in runnable.items():
-            (decoding if sequence.num_pending == 1 else prefilling).append((seat, sequence))
-        chunks = [_chunk(seat, sequence, 1) for seat, sequence in decoding]
-        left = token_budget - len(chunks)
-        for seat, sequence in prefilling:
-            if left == 0:
-                break
-            chunks.append(_chunk(seat, sequence, left))
-            left -= len(chunks[-1].tokens)
-        return tuple(chunks)
+            (decoding if sequence.num_pending == 1 else prefilling)[seat] = sequence
+        chunks = [_chunk(seat, sequence, 1) for seat, sequence in decoding.items()]
+        return (*chunks, *_fill(prefilling, token_budget - len(chunks)))
+
+
+class TakingTurns:
+    """Sequences that embed and those that generate never share a step, and alternate.
+
+    Args:
+        generation: For those that generate.
+        embedding_tokens: Most tokens of a step that embeds.
+    """
+
+    def __init__(
+        self, generation: BatchPolicy, *, embedding_tokens: int = MAX_EMBEDDED_TOKENS
+    ) -> None:
+        self._generation = generation
+        self._embedding_tokens = embedding_tokens
+        self._has_embedded = False
+
+    def compose(self, runnable: Mapping[int, Sequence], token_budget: int) -> tuple[Chunk, ...]:
+        """See `BatchPolicy`."""
+        embedding = {s: each for s, each in runnable.items() if isinstance(each.work, Pooler)}
+        if not embedding:
+            return self._generation.compose(runnable, token_budget)
+        is_mixed = len(embedding) < len(runnable)
+        self._has_embedded = not (is_mixed and self._has_embedded)
+        if self._has_embedded:
+            return tuple(_fill(embedding, min(token_budget, self._embedding_tokens)))
+        generating = {s: each for s, each in runnable.items() if s not in embedding}
+        return self._generation.compose(generating, token_budget)
+
+
+def _fill(sequences: Mapping[int, Sequence], num_tokens: int) -> Iterator[Chunk]:
+    for seat, sequence in sequences.items():
+        if num_tokens == 0:
+            return
+        chunk = _chunk(seat, sequence, num_tokens)
+        num_tokens -= len(chunk.tokens)
+        yield chunk
 
 
 def _chunk(seat: int, sequence: Sequence, max_tokens: int) -> Chunk:
-    start = sequence.num_computed
+    start, work = sequence.num_computed, sequence.work
     end = min(start + max_tokens, sequence.goal)
-    reaches_end = end == len(sequence.tokens)
     tokens = tuple(sequence.tokens[start:end])
-    sampler = sequence.sampler if reaches_end else None
-    return Chunk(seat, start, tokens, sampler, sequence.request.num_top_logprobs)
+    if isinstance(work, Pooler):
+        return Chunk(seat, start, tokens, None, pooler=work)
+    sampler = work if end == len(sequence.tokens) else None
+    return Chunk(seat, start, tokens, sampler, sequence.num_top_logprobs)

@@ -12,6 +12,7 @@ CaravanError
 ├── RequestCancelledError         CANCELLED
 ├── ReaderStalledError            READER_STALLED
 ├── DecodeFailedError             DECODE_FAILED
+├── EmbeddingUnsupportedError     METHOD_NOT_SERVED
 ├── ModelFileInvalidError         MODEL_FILE_INVALID
 ├── ModelLoadFailedError          MODEL_LOAD_FAILED
 └── ModelTooLargeError            MODEL_TOO_LARGE
@@ -46,10 +47,10 @@ class ContextLengthExceededError(CaravanError):
 
     reason: ClassVar[Reason] = Reason.CONTEXT_LENGTH_EXCEEDED
 
-    def __init__(self, *, input_tokens: int, context_tokens: int) -> None:
+    def __init__(self, *, input_tokens: int, context_tokens: int, has_output: bool = True) -> None:
         super().__init__(
             f"the input has {input_tokens} tokens; the context of {context_tokens} tokens "
-            "must hold it and at least one token of output",
+            "must hold it" + (" and at least one token of output" if has_output else ""),
             metadata={"input_tokens": str(input_tokens), "context_tokens": str(context_tokens)},
         )
 
@@ -143,6 +144,18 @@ class DecodeFailedError(CaravanError):
 
     def __init__(self) -> None:
         super().__init__("the model failed to compute this request")
+
+
+class EmbeddingUnsupportedError(CaravanError):
+    """The model makes no vector of a text that could be computed here."""
+
+    reason: ClassVar[Reason] = Reason.METHOD_NOT_SERVED
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"model {model!r} can't embed here: it is a reranker, or its tokens look ahead",
+            metadata={"model": model},
+        )
 
 
 class ModelFileInvalidError(CaravanError):

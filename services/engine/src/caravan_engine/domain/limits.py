@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from caravan_engine.domain.errors import ContextLengthExceededError, InvalidFieldError
-from caravan_engine.domain.request import GenerationRequest
+from caravan_engine.domain.request import EmbeddingRequest, GenerationRequest
 from caravan_rpckit.errors import FieldViolation
 
 
@@ -31,6 +31,18 @@ class SchedulerLimits:
             raise ValueError("the context of one sequence must fit into the cells")
         if self.max_unread_tokens < 1:
             raise ValueError("a sequence must be allowed to generate before it is read")
+
+    def check_embedding(self, request: EmbeddingRequest) -> None:
+        """Refuses what can never fit.
+
+        Raises:
+            ContextLengthExceededError: if the input is longer than the context.
+        """
+        num_tokens = len(request.prompt)
+        if num_tokens > self.context_tokens:
+            raise ContextLengthExceededError(
+                input_tokens=num_tokens, context_tokens=self.context_tokens, has_output=False
+            )
 
     def max_tokens(self, request: GenerationRequest) -> int:
         """Returns the length at which a request's sequences end, input included.

@@ -115,6 +115,18 @@ class Backend(Protocol):
         """
         ...
 
+    def embed(self, plan: "StepPlan") -> npt.NDArray[np.float32]:
+        """Computes a plan that embeds, under the same conditions as `decode`.
+
+        Returns:
+            # (num_tokens, embedding size): the vector of each token in the order of the chunks;
+            valid until the next call.
+
+        Raises:
+            BackendFailureError: if the batch was not computed.
+        """
+        ...
+
     def close(self) -> None:
         """Frees the model; nothing may be called afterwards."""
         ...

@@ -8,6 +8,7 @@ from caravan_engine.domain.errors import (
     InvalidFieldError,
     TokenOutOfRangeError,
 )
+from caravan_engine.domain.model_facts import Pooling
 from caravan_engine.domain.ports import Vocabulary
 from caravan_engine.domain.sampling import SamplingOptions
 from caravan_rpckit.errors import FieldViolation
@@ -22,8 +23,8 @@ MAX_TOP_LOGPROBS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationRequest:
-    """One client's call.
+class QueuedRequest:
+    """What waits for seats: tokens to compute, how urgently, and until when.
 
     Raises:
         EmptyInputError: without prompt tokens.
@@ -32,15 +33,8 @@ class GenerationRequest:
 
     request_id: str
     prompt: tuple[int, ...]
-    sampling: SamplingOptions
-    seed: int  # uint64
-    stop: tuple[str, ...] = ()
-    max_output_tokens: int = DEFAULT_MAX_OUTPUT_TOKENS
-    ignore_eos: bool = False
     priority: int = DEFAULT_PRIORITY  # more is sooner
     deadline: float | None = None  # a moment of the engine's monotonic clock
-    choice_count: int = 1
-    num_top_logprobs: int | None = None  # named beside each token; None: no log-probabilities
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -52,9 +46,39 @@ class GenerationRequest:
     @property
     def num_shared_tokens(self) -> int:
         """Tokens of the prompt that its choices have in common in memory."""
+        return 0
+
+    def _violations(self) -> Iterator[FieldViolation]:
+        if not 0 <= self.priority <= MAX_PRIORITY:
+            yield FieldViolation("priority", f"must be between 0 and {MAX_PRIORITY}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingRequest(QueuedRequest):
+    """One input whose vector is wanted."""
+
+    pooling: Pooling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest(QueuedRequest):
+    """One client's call for text."""
+
+    sampling: SamplingOptions
+    seed: int  # uint64
+    stop: tuple[str, ...] = ()
+    max_output_tokens: int = DEFAULT_MAX_OUTPUT_TOKENS
+    ignore_eos: bool = False
+    choice_count: int = 1
+    num_top_logprobs: int | None = None  # named beside each token; None: no log-probabilities
+
+    @property
+    def num_shared_tokens(self) -> int:
+        """Tokens of the prompt that its choices have in common in memory."""
         return len(self.prompt) - 1 if self.choice_count > 1 else 0
 
     def _violations(self) -> Iterator[FieldViolation]:
+        yield from QueuedRequest._violations(self)
         if not 1 <= self.choice_count <= MAX_CHOICES:
             yield FieldViolation("choice_count", f"must be between 1 and {MAX_CHOICES}")
         if self.num_top_logprobs is not None and not 0 <= self.num_top_logprobs <= MAX_TOP_LOGPROBS:
@@ -64,8 +88,6 @@ class GenerationRequest:
             yield FieldViolation("seed", "must be an unsigned 64-bit number")
         if self.max_output_tokens < 1:
             yield FieldViolation("max_output_tokens", "must be at least 1")
-        if not 0 <= self.priority <= MAX_PRIORITY:
-            yield FieldViolation("priority", f"must be between 0 and {MAX_PRIORITY}")
         if len(self.stop) > MAX_STOPS:
             yield FieldViolation("stop", f"at most {MAX_STOPS} strings")
         for index, stop in enumerate(self.stop):

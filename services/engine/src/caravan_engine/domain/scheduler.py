@@ -3,7 +3,7 @@
 Owns seats, cells and the queue. Knows no model, no text and no clock.
 """
 
-from caravan_engine.domain.batch_policy import BatchPolicy, DecodeFirst
+from caravan_engine.domain.batch_policy import BatchPolicy, DecodeFirst, TakingTurns
 from caravan_engine.domain.cells import CellLedger
 from caravan_engine.domain.errors import (
     DeadlineExceededError,
@@ -15,6 +15,7 @@ from caravan_engine.domain.errors import (
 from caravan_engine.domain.events import FinishReason
 from caravan_engine.domain.limits import SchedulerLimits
 from caravan_engine.domain.logprobs import Logprobs
+from caravan_engine.domain.pooling import Pooler
 from caravan_engine.domain.ports import SchedulerObserver
 from caravan_engine.domain.request_queue import QueueGate, RequestQueue
 from caravan_engine.domain.sequence import Sequence, SequenceGroup
@@ -22,6 +23,7 @@ from caravan_engine.domain.step import SharedPrefix, StepPlan, StepResult
 from caravan_rpckit.errors import CaravanError
 
 _MAX_FAILURES = 2
+_EMBEDDED = "embedded"
 
 
 class Scheduler:
@@ -53,7 +55,7 @@ class Scheduler:
         self._queue = queue
         self._end_tokens = end_tokens
         self._observer = observer
-        self._batch_policy = batch_policy or DecodeFirst()
+        self._batch_policy = batch_policy or TakingTurns(DecodeFirst())
         self._cells = CellLedger(limits.num_cells)
         self._free_seats = list(reversed(range(limits.num_seats)))
         self._running: dict[int, Sequence] = {}  # by seat, in order of admission
@@ -81,13 +83,16 @@ class Scheduler:
             self._replay(result.plan, now)
             return
         for chunk in result.plan.chunks:
-            self._running[chunk.seq_id].num_computed = chunk.end
+            sequence = self._running[chunk.seq_id]
+            sequence.num_computed = chunk.end
+            if chunk.pooler and sequence.num_pending == 0:
+                self._take_vector(sequence, chunk.pooler, now)
         for seat in result.unusable:
-            if sequence := self._running.get(seat):  # none: its request failed with another choice
-                self._fail(sequence.group, DecodeFailedError(), now)
+            if found := self._running.get(seat):  # none: its request failed with another choice
+                self._fail(found.group, DecodeFailedError(), now)
         for seat, token in result.tokens.items():
-            if sequence := self._running.get(seat):
-                self._take(sequence, token, result.logprobs.get(seat), now)
+            if found := self._running.get(seat):
+                self._take(found, token, result.logprobs.get(seat), now)
 
     # ── commands ──
 
@@ -215,7 +220,7 @@ class Scheduler:
     # ── after a step ──
 
     def _take(self, sequence: Sequence, token: int, logprobs: Logprobs | None, now: float) -> None:
-        if token in self._end_tokens and not sequence.request.ignore_eos:
+        if token in self._end_tokens:  # never chosen where the caller ignores them
             self._finish(sequence, FinishReason.END_OF_TEXT, now)
             return
         self._observer.generated(sequence, now)
@@ -225,6 +230,12 @@ class Scheduler:
             self._finish(sequence, FinishReason.STOP_STRING, now)
         elif len(sequence.tokens) == sequence.max_tokens:
             self._finish(sequence, FinishReason.LENGTH, now)
+
+    def _take_vector(self, sequence: Sequence, pooler: Pooler, now: float) -> None:
+        if pooler.vector() is None:
+            self._fail(sequence.group, DecodeFailedError(), now)
+        else:
+            self._conclude(sequence, _EMBEDDED, now)
 
     def _replay(self, plan: StepPlan, now: float) -> None:
         for chunk in plan.chunks:
@@ -240,12 +251,16 @@ class Scheduler:
             self._releases.append(sequence.seat)
 
     def _finish(self, sequence: Sequence, reason: FinishReason, now: float) -> None:
+        sequence.output.finish(sequence, reason)
+        self._conclude(sequence, reason.value, now)
+
+    def _conclude(self, sequence: Sequence, outcome: str, now: float) -> None:
+        """Ends a sequence, and its request with the last one."""
         group = sequence.group
         self._leave(sequence)
-        sequence.output.finish(sequence, reason)
         if not group.live:
             group.output.complete(group)
-            self._observer.ended(group, reason.value, now)
+            self._observer.ended(group, outcome, now)
 
     def _fail(self, group: SequenceGroup, error: CaravanError, now: float) -> None:
         """Takes a request out of the queue or off its seats, and ends it."""

@@ -3,8 +3,9 @@
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
+from caravan_engine.domain.pooling import Pooler
 from caravan_engine.domain.ports import GroupOutput, SequenceOutput
-from caravan_engine.domain.request import GenerationRequest
+from caravan_engine.domain.request import QueuedRequest
 from caravan_engine.domain.step import SharedPrefix
 from caravan_engine.domain.token_sampler import TokenSampler
 
@@ -32,9 +33,10 @@ class Sequence:
     Args:
         request: The call it belongs to.
         max_tokens: Length at which it ends, prompt included.
-        sampler: Chooses its tokens.
+        work: Chooses its tokens, or makes one vector of those it has.
         output: Where its tokens go.
         choice_index: Which of the request's choices it is.
+        num_top_logprobs: How many log-probabilities to name beside each token's; None: no such.
     """
 
     __slots__ = (
@@ -45,31 +47,34 @@ class Sequence:
         "max_tokens",
         "num_computed",
         "num_failures",
+        "num_top_logprobs",
         "output",
         "paused_since",
         "request",
-        "sampler",
         "seat",
         "stop_string",
         "tokens",
+        "work",
     )
 
     group: "SequenceGroup"  # which sets it
 
     def __init__(
         self,
-        request: GenerationRequest,
+        request: QueuedRequest,
         *,
         max_tokens: int,
-        sampler: TokenSampler,
+        work: TokenSampler | Pooler,
         output: SequenceOutput,
         choice_index: int = 0,
+        num_top_logprobs: int | None = None,
     ) -> None:
         self.request = request
         self.choice_index = choice_index
         self.tokens = list(request.prompt)
         self.max_tokens = max_tokens
-        self.sampler = sampler
+        self.work = work
+        self.num_top_logprobs = num_top_logprobs
         self.output = output
         self.first_token_at: float | None = None
         self.last_token_at: float | None = None
@@ -98,7 +103,8 @@ class Sequence:
     def append(self, token: int, now: float) -> None:
         """Takes the next token."""
         self.tokens.append(token)
-        self.sampler.accept(token)
+        if isinstance(self.work, TokenSampler):
+            self.work.accept(token)
         self.num_failures = 0
         self.first_token_at = self.first_token_at or now
         self.last_token_at = now
@@ -129,7 +135,7 @@ class SequenceGroup:
 
     def __init__(
         self,
-        request: GenerationRequest,
+        request: QueuedRequest,
         sequences: Items[Sequence],
         *,
         output: GroupOutput,

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from caravan_engine.domain.logprobs import Logprobs
+from caravan_engine.domain.pooling import Pooler
 from caravan_engine.domain.token_sampler import TokenSampler
 
 
@@ -20,6 +21,7 @@ class Chunk:
     tokens: tuple[int, ...]
     sampler: TokenSampler | None
     num_top_logprobs: int | None = None
+    pooler: Pooler | None = None  # takes the vectors of the tokens; then there is no sampler
 
     @property
     def end(self) -> int:
@@ -48,6 +50,11 @@ class StepPlan:
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
         return not (self.releases or self.chunks or self.prefixes)
+
+    @property
+    def is_embedding(self) -> bool:
+        """Whether vectors are wanted instead of logits; a plan is for one or the other."""
+        return bool(self.chunks) and self.chunks[0].pooler is not None
 
     @property
     def num_tokens(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from google.protobuf.message import Message as ProtoMessage
 
 from caravan.engine.v1 import worker_service_pb2 as worker_pb
+from caravan.inference.v1 import embedding_pb2 as embedding_pb
 from caravan.inference.v1 import generation_pb2 as pb
 from caravan.inference.v1 import tokenization_pb2 as tokenization_pb
 from caravan_engine.domain.errors import InvalidFieldError
@@ -21,9 +22,11 @@ from caravan_engine.domain.events import (
     Timings,
     TokenLogprobs,
 )
+from caravan_engine.domain.model_facts import Pooling
 from caravan_engine.domain.request import (
     DEFAULT_MAX_OUTPUT_TOKENS,
     DEFAULT_PRIORITY,
+    EmbeddingRequest,
     GenerationRequest,
 )
 from caravan_engine.domain.sampling import (
@@ -33,15 +36,22 @@ from caravan_engine.domain.sampling import (
     XtcOptions,
 )
 from caravan_engine.prompts.masking import Message
+from caravan_engine.runtime.embeddings import EmbeddedInput
 from caravan_rpckit.errors import FieldViolation
 
 MAX_DETOKENIZED = 1 << 20
+MAX_EMBEDDED_INPUTS = 256
 
 _ROLES = {
     pb.CHAT_ROLE_SYSTEM: "system",
     pb.CHAT_ROLE_USER: "user",
     pb.CHAT_ROLE_ASSISTANT: "assistant",
     pb.CHAT_ROLE_TOOL: "tool",
+}
+_POOLINGS = {
+    Pooling.MEAN: embedding_pb.POOLING_MEAN,
+    Pooling.CLS: embedding_pb.POOLING_CLS,
+    Pooling.LAST: embedding_pb.POOLING_LAST,
 }
 _NESTED_SAMPLING: dict[Literal["dry", "xtc", "mirostat"], Callable[..., object]] = {
     "dry": DryOptions,
@@ -79,6 +89,62 @@ def messages_of(chat: pb.Chat) -> list[Message]:
     if violations:
         raise InvalidFieldError(*violations)
     return [Message(_ROLES[each.role], each.content) for each in chat.messages]
+
+
+def embeddings_of(
+    embed: worker_pb.EmbedRequest,
+    prompts: Sequence[tuple[int, ...]],
+    *,
+    pooling: Pooling,
+    request_id: str,
+    deadline: float | None,
+) -> list[EmbeddingRequest]:
+    """Converts a request whose inputs are tokenized.
+
+    Raises:
+        InvalidFieldError: fields are out of bounds.
+        EmptyInputError: an input is empty.
+    """
+    return [
+        EmbeddingRequest(
+            request_id=request_id,
+            prompt=prompt,
+            priority=_priority_of(embed),
+            deadline=deadline,
+            pooling=pooling,
+        )
+        for prompt in prompts
+    ]
+
+
+def check_input_count(request: embedding_pb.EmbedRequest) -> None:
+    """Refuses no inputs and too many.
+
+    Raises:
+        InvalidFieldError: naming the field.
+    """
+    if not 1 <= len(request.inputs) <= MAX_EMBEDDED_INPUTS:
+        description = f"1 to {MAX_EMBEDDED_INPUTS} inputs"
+        raise InvalidFieldError(FieldViolation("inputs", description))
+
+
+def to_embed_response(
+    inputs: Sequence[EmbeddedInput], identity: Identity, pooling: Pooling
+) -> worker_pb.EmbedResponse:
+    """Converts vectors; `inputs` has at least one."""
+    response = embedding_pb.EmbedResponse(
+        request_id=identity.request_id,
+        model=identity.model,
+        model_digest=identity.model_digest,
+        embeddings=[
+            embedding_pb.Embedding(values=each.vector.tolist(), input_tokens=each.input_tokens)
+            for each in inputs
+        ],
+        pooling=_POOLINGS[pooling],
+        usage=pb.Usage(input_tokens=sum(each.input_tokens for each in inputs)),
+    )
+    timings = max((each.timings for each in inputs), key=lambda each: each.queue_s + each.prefill_s)
+    return worker_pb.EmbedResponse(response=response, timings=_to_timings(timings))
 
 
 def detokenizable_of(request: tokenization_pb.DetokenizeRequest) -> Sequence[int]:
@@ -170,7 +236,7 @@ def to_response(event: Event, identity: Identity) -> worker_pb.RunResponse:
             )
 
 
-def _priority_of(run: worker_pb.RunRequest) -> int:
+def _priority_of(run: worker_pb.RunRequest | worker_pb.EmbedRequest) -> int:
     if run.HasField("caller"):
         return run.caller.priority
     return run.request.priority if run.request.HasField("priority") else DEFAULT_PRIORITY

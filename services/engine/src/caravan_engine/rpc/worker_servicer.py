@@ -3,24 +3,31 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from caravan.engine.v1 import worker_service_pb2 as worker_pb
 from caravan.engine.v1 import worker_stats_pb2 as stats_pb
+from caravan.inference.v1 import embedding_pb2 as embedding_pb
 from caravan.inference.v1 import generation_pb2 as generation_pb
 from caravan.inference.v1 import tokenization_pb2 as tokenization_pb
-from caravan_engine.domain.errors import EmptyInputError
-from caravan_engine.domain.request import GenerationRequest
+from caravan_engine.domain.errors import EmbeddingUnsupportedError, EmptyInputError
+from caravan_engine.domain.model_facts import Pooling
+from caravan_engine.domain.request import EmbeddingRequest, GenerationRequest
 from caravan_engine.prompts.maker import PromptMaker
 from caravan_engine.rpc.convert import (
     Identity,
+    check_input_count,
     detokenizable_of,
+    embeddings_of,
     generation_of,
     messages_of,
     seed_of,
+    to_embed_response,
     to_response,
 )
 from caravan_engine.rpc.errors import WrongModelError
+from caravan_engine.runtime.embeddings import EmbeddingJob, embed_all
 from caravan_engine.runtime.output_stream import OutputStream
 from caravan_engine.runtime.run_trace import RunTrace
 from caravan_rpckit.call import Call
@@ -36,17 +43,32 @@ class Engine(Protocol):
         """Queues a request and returns its events."""
         ...
 
+    def embed(self, request: EmbeddingRequest) -> EmbeddingJob:
+        """Queues an input whose vector is wanted."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """The model that requests must name."""
+
+    name: str
+    digest: str
+    pooling: Pooling | None  # how it embeds; None: it can't
+
 
 class WorkerServicer:
-    """Runs, reports and drains. `drain` takes seconds and returns how many requests it ended."""
+    """Runs, embeds, reports and drains.
+
+    `drain` takes seconds and returns how many requests it ended.
+    """
 
     def __init__(
         self,
         engine: Engine,
         prompts: PromptMaker,
         *,
-        model: str,
-        model_digest: str,
+        model: ServedModel,
         clock: Callable[[], float],
         stats: Callable[[], stats_pb.WorkerStats],
         drain: Callable[[float], Awaitable[int]],
@@ -54,7 +76,6 @@ class WorkerServicer:
         self._engine = engine
         self._prompts = prompts
         self._model = model
-        self._model_digest = model_digest
         self._clock = clock
         self._stats = stats
         self._drain = drain
@@ -72,17 +93,15 @@ class WorkerServicer:
         # So that the line in our log has the name that everybody else knows the call by.
         call.request_id = run.caller.request_id or call.request_id
         call.trace.begin(run.caller.traceparent)
-        remaining_s = call.time_remaining()
-        deadline = None if remaining_s is None else self._clock() + remaining_s
         seed = seed_of(run.request)
         request = generation_of(
             run,
             prompt=await self._prompt(run.request),
             seed=seed,
             request_id=call.request_id,
-            deadline=deadline,
+            deadline=self._deadline(call),
         )
-        identity = Identity(self._model, self._model_digest, call.request_id, seed)
+        identity = Identity(self._model.name, self._model.digest, call.request_id, seed)
         stream = self._engine.submit(request)
         trace = RunTrace(call.trace.tracer, call.trace.span)
         try:
@@ -92,6 +111,23 @@ class WorkerServicer:
         finally:
             trace.end()
             await stream.aclose()
+
+    async def Embed(self, embed: worker_pb.EmbedRequest, call: Call) -> worker_pb.EmbedResponse:
+        """Answers with the vectors of all inputs, which are computed as they come up."""
+        _require_peer(call, "gateway")
+        call.request_id = embed.caller.request_id or call.request_id
+        call.trace.begin(embed.caller.traceparent)
+        pooling = self._embedding_pooling(embed.request)
+        requests = embeddings_of(
+            embed,
+            [await self._embedded_tokens(each) for each in embed.request.inputs],
+            pooling=pooling,
+            request_id=call.request_id,
+            deadline=self._deadline(call),
+        )
+        identity = Identity(self._model.name, self._model.digest, call.request_id, 0)
+        inputs = await embed_all(self._engine, requests)
+        return to_embed_response(inputs, identity, pooling)
 
     async def Tokenize(
         self, request: worker_pb.TokenizeRequest, call: Call
@@ -141,8 +177,24 @@ class WorkerServicer:
             case _:
                 raise EmptyInputError
 
+    async def _embedded_tokens(self, given: embedding_pb.EmbedInput) -> tuple[int, ...]:
+        if given.WhichOneof("input") == "token_ids":
+            return await self._prompts.of_tokens(given.token_ids.ids)
+        return await self._prompts.of_text(given.text)
+
+    def _embedding_pooling(self, request: embedding_pb.EmbedRequest) -> Pooling:
+        self._require_model(request.model)
+        check_input_count(request)
+        if self._model.pooling is None:
+            raise EmbeddingUnsupportedError(self._model.name)
+        return self._model.pooling
+
+    def _deadline(self, call: Call) -> float | None:
+        remaining_s = call.time_remaining()
+        return None if remaining_s is None else self._clock() + remaining_s
+
     def _require_model(self, model: str) -> None:
-        if model != self._model:
+        if model != self._model.name:
             raise WrongModelError(model)
 
 

@@ -10,8 +10,13 @@ from functools import partial
 
 from caravan_engine.domain.errors import DrainingError
 from caravan_engine.domain.limits import SchedulerLimits
+from caravan_engine.domain.pooling import Pooler
 from caravan_engine.domain.ports import Backend
-from caravan_engine.domain.request import GenerationRequest, check_logit_bias
+from caravan_engine.domain.request import (
+    EmbeddingRequest,
+    GenerationRequest,
+    check_logit_bias,
+)
 from caravan_engine.domain.request_queue import QueueGate, RequestQueue
 from caravan_engine.domain.scheduler import Scheduler
 from caravan_engine.domain.sequence import Sequence as TokenSequence
@@ -19,6 +24,7 @@ from caravan_engine.domain.sequence import SequenceGroup
 from caravan_engine.domain.step import StepPlan
 from caravan_engine.domain.token_sampler import TokenSampler
 from caravan_engine.runtime.detokenizer import Detokenizer
+from caravan_engine.runtime.embeddings import EmbeddingJob, VectorWriter
 from caravan_engine.runtime.output_stream import EventPacer, OutputStream
 from caravan_engine.runtime.stats import EngineStats, Gauges, StatsSnapshot
 from caravan_engine.runtime.step_runner import StepRunner
@@ -102,6 +108,28 @@ class EngineLoop:
         self._inbox.put(partial(self._scheduler.submit, group))
         return stream
 
+    def embed(self, request: EmbeddingRequest) -> EmbeddingJob:
+        """Queues an input whose vector is wanted.
+
+        Raises:
+            ContextLengthExceededError: if it can never fit.
+            QueueFullError: if too many wait already.
+            DrainingError: after `drain`.
+        """
+        pooler = Pooler(request.pooling)
+        writer = VectorWriter(pooler, self._clock)
+        num_tokens = len(request.prompt)
+        sequence = TokenSequence(request, max_tokens=num_tokens, work=pooler, output=writer)
+        group = SequenceGroup(request, [sequence], output=writer, arrived=self._clock())
+        try:
+            self._limits.check_embedding(request)
+            self._gate.enter()
+        except CaravanError as error:
+            self._stats.refused(error.reason.value.lower())
+            raise
+        self._inbox.put(partial(self._scheduler.submit, group))
+        return EmbeddingJob(writer.result, lambda: self._inbox.put(partial(self._cancel, group)))
+
     def drain(self) -> Future[None]:
         """Refuses new requests from now on; the future is done when nobody runs or waits."""
         self._gate.close()
@@ -139,9 +167,10 @@ class EngineLoop:
                 TokenSequence(
                     request,
                     max_tokens=max_tokens,
-                    sampler=self._sampler(request, choice_index),
+                    work=self._sampler(request, choice_index),
                     output=self._writer(request, stream, choice_index),
                     choice_index=choice_index,
+                    num_top_logprobs=request.num_top_logprobs,
                 )
                 for choice_index in range(request.choice_count)
             ],

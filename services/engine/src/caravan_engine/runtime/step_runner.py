@@ -25,6 +25,8 @@ class StepRunner:
         self._backend.share(plan.prefixes)
         if not plan.chunks:
             return StepResult(plan)
+        if plan.is_embedding:
+            return self._embed(plan, started)
         try:
             rows = self._backend.decode(plan)
         except BackendFailureError as failure:
@@ -39,6 +41,19 @@ class StepRunner:
             decode_s=decoded - started,
             sample_s=time.perf_counter() - decoded,
         )
+
+    def _embed(self, plan: StepPlan, started: float) -> StepResult:
+        try:
+            rows = self._backend.embed(plan)
+        except BackendFailureError as failure:
+            return StepResult(plan, failure_code=failure.code)
+        first = 0
+        for chunk in plan.chunks:
+            last = first + len(chunk.tokens)
+            if chunk.pooler:
+                chunk.pooler.add(chunk.start, rows[first:last])
+            first = last
+        return StepResult(plan, decode_s=time.perf_counter() - started)
 
 
 @dataclass(slots=True)

@@ -17,7 +17,8 @@ from caravan_engine.control.events import LoadPhase, ModelDetails, Progress, Rea
 from caravan_engine.control.settings import WorkerSettings
 from caravan_engine.domain.errors import DrainingError
 from caravan_engine.domain.limits import SchedulerLimits
-from caravan_engine.domain.model_facts import ModelFacts
+from caravan_engine.domain.model_facts import ModelFacts, Pooling
+from caravan_engine.domain.pooling import pooling_of
 from caravan_engine.domain.step import Chunk, StepPlan
 from caravan_engine.machine import num_usable_cores
 from caravan_engine.prompts.errors import ChatTemplateFailedError
@@ -25,7 +26,7 @@ from caravan_engine.prompts.maker import PromptMaker
 from caravan_engine.prompts.masking import Message
 from caravan_engine.prompts.renderer import ChatRenderer, RendererLimits, TemplateSource
 from caravan_engine.rpc.convert_stats import WorkerFacts, to_stats
-from caravan_engine.rpc.worker_servicer import WorkerServicer
+from caravan_engine.rpc.worker_servicer import ServedModel, WorkerServicer
 from caravan_engine.runtime.engine_loop import EngineLoop
 from caravan_engine.runtime.output_stream import LoopNotifier
 from caravan_engine.worker.host_pipe import HostPipe
@@ -112,7 +113,9 @@ class WorkerApp:
             renderer=renderer,
         )
         self._resources.callback(prompts.close)
-        server = await self._start_server(engine, prompts, self._facts(facts, limits))
+        server = await self._start_server(
+            engine, prompts, self._facts(facts, limits), pooling_of(facts)
+        )
         details = _details(
             facts,
             limits,
@@ -190,7 +193,11 @@ class WorkerApp:
         return engine
 
     async def _start_server(
-        self, engine: EngineLoop, prompts: PromptMaker, facts: WorkerFacts
+        self,
+        engine: EngineLoop,
+        prompts: PromptMaker,
+        facts: WorkerFacts,
+        pooling: Pooling | None,
     ) -> RpcServer:
         def stats() -> stats_pb.WorkerStats:
             return to_stats(engine.stats(), facts, resident_bytes=resident_bytes())
@@ -205,8 +212,7 @@ class WorkerApp:
         servicer = WorkerServicer(
             engine,
             prompts,
-            model=self._settings.model,
-            model_digest=self._settings.model_digest,
+            model=ServedModel(self._settings.model, self._settings.model_digest, pooling),
             clock=time.monotonic,
             stats=stats,
             drain=self._drain,

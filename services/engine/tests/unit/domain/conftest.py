@@ -113,9 +113,10 @@ class Rig:
             Sequence(
                 request,
                 max_tokens=max_tokens,
-                sampler=self._sampler(request, index),
+                work=self._sampler(request, index),
                 output=RecordingOutput(),
                 choice_index=index,
+                num_top_logprobs=request.num_top_logprobs,
             )
             for index in range(request.choice_count)
         ]

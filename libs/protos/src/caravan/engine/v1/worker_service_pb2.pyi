@@ -4,6 +4,7 @@ isort:skip_file
 A worker process: one model, one llama.cpp context. Internal."""
 
 from caravan.engine.v1 import worker_stats_pb2 as _worker_stats_pb2
+from caravan.inference.v1 import embedding_pb2 as _embedding_pb2
 from caravan.inference.v1 import generation_pb2 as _generation_pb2
 from caravan.inference.v1 import tokenization_pb2 as _tokenization_pb2
 from google.protobuf import descriptor as _descriptor
@@ -148,6 +149,66 @@ class RunTimings(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunTimings: _TypeAlias = RunTimings  # noqa: Y015
+
+@_typing.final
+class EmbedRequest(_message.Message):
+    """EmbedRequest is a validated request and who sent it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request(self) -> _embedding_pb2.EmbedRequest:
+        """The request as the client sent it."""
+
+    @_builtins.property
+    def caller(self) -> Global___Caller:
+        """Who is calling. Taken only from the gateway."""
+
+    def __init__(
+        self,
+        *,
+        request: _embedding_pb2.EmbedRequest | None = ...,
+        caller: Global___Caller | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmbedRequest: _TypeAlias = EmbedRequest  # noqa: Y015
+
+@_typing.final
+class EmbedResponse(_message.Message):
+    """EmbedResponse holds the answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    TIMINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def response(self) -> _embedding_pb2.EmbedResponse:
+        """The answer, as the client gets it."""
+
+    @_builtins.property
+    def timings(self) -> Global___RunTimings:
+        """Where the time went; of several inputs, that of the slowest."""
+
+    def __init__(
+        self,
+        *,
+        response: _embedding_pb2.EmbedResponse | None = ...,
+        timings: Global___RunTimings | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["response", b"response", "timings", b"timings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["response", b"response", "timings", b"timings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmbedResponse: _TypeAlias = EmbedResponse  # noqa: Y015
 
 @_typing.final
 class TokenizeRequest(_message.Message):

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class WorkerServiceStub:
-    """WorkerService runs requests on the worker's model. Gateways call Run, Tokenize and Detokenize; the
-    engine host calls Drain; both call WatchStats.
+    """WorkerService runs requests on the worker's model. Gateways call Run, Embed, Tokenize and
+    Detokenize; the engine host calls Drain; both call WatchStats.
     """
 
     def __init__(self, channel):
@@ -40,6 +40,11 @@ class WorkerServiceStub:
                 '/caravan.engine.v1.WorkerService/Run',
                 request_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.RunRequest.SerializeToString,
                 response_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.RunResponse.FromString,
+                _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/caravan.engine.v1.WorkerService/Embed',
+                request_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.EmbedResponse.FromString,
                 _registered_method=True)
         self.Tokenize = channel.unary_unary(
                 '/caravan.engine.v1.WorkerService/Tokenize',
@@ -64,12 +69,19 @@ class WorkerServiceStub:
 
 
 class WorkerServiceServicer:
-    """WorkerService runs requests on the worker's model. Gateways call Run, Tokenize and Detokenize; the
-    engine host calls Drain; both call WatchStats.
+    """WorkerService runs requests on the worker's model. Gateways call Run, Embed, Tokenize and
+    Detokenize; the engine host calls Drain; both call WatchStats.
     """
 
     def Run(self, request, context):
         """Run queues a request, computes it, and streams its events.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Embed(self, request, context):
+        """Embed queues texts and answers with their vectors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,6 +123,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     request_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.RunRequest.FromString,
                     response_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.RunResponse.SerializeToString,
             ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.EmbedRequest.FromString,
+                    response_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.EmbedResponse.SerializeToString,
+            ),
             'Tokenize': grpc.unary_unary_rpc_method_handler(
                     servicer.Tokenize,
                     request_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.TokenizeRequest.FromString,
@@ -140,8 +157,8 @@ def add_WorkerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class WorkerService:
-    """WorkerService runs requests on the worker's model. Gateways call Run, Tokenize and Detokenize; the
-    engine host calls Drain; both call WatchStats.
+    """WorkerService runs requests on the worker's model. Gateways call Run, Embed, Tokenize and
+    Detokenize; the engine host calls Drain; both call WatchStats.
     """
 
     @staticmethod
@@ -161,6 +178,33 @@ class WorkerService:
             '/caravan.engine.v1.WorkerService/Run',
             caravan_dot_engine_dot_v1_dot_worker__service__pb2.RunRequest.SerializeToString,
             caravan_dot_engine_dot_v1_dot_worker__service__pb2.RunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/caravan.engine.v1.WorkerService/Embed',
+            caravan_dot_engine_dot_v1_dot_worker__service__pb2.EmbedRequest.SerializeToString,
+            caravan_dot_engine_dot_v1_dot_worker__service__pb2.EmbedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class WorkerServiceStub:
-    """WorkerService runs requests on the worker's model. Gateways call Run, Tokenize and Detokenize; the
-    engine host calls Drain; both call WatchStats.
+    """WorkerService runs requests on the worker's model. Gateways call Run, Embed, Tokenize and
+    Detokenize; the engine host calls Drain; both call WatchStats.
     """
 
     @_typing.overload
@@ -37,6 +37,8 @@ class WorkerServiceStub:
     def __new__(cls, channel: _aio.Channel) -> WorkerServiceAsyncStub: ...
     Run: _grpc.UnaryStreamMultiCallable[_worker_service_pb2.RunRequest, _worker_service_pb2.RunResponse]
     """Run queues a request, computes it, and streams its events."""
+    Embed: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.EmbedRequest, _worker_service_pb2.EmbedResponse]
+    """Embed queues texts and answers with their vectors."""
     Tokenize: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.TokenizeRequest, _worker_service_pb2.TokenizeResponse]
     """Tokenize splits a text or a rendered chat."""
     Detokenize: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.DetokenizeRequest, _worker_service_pb2.DetokenizeResponse]
@@ -48,13 +50,15 @@ class WorkerServiceStub:
 
 @_typing.type_check_only
 class WorkerServiceAsyncStub(WorkerServiceStub):
-    """WorkerService runs requests on the worker's model. Gateways call Run, Tokenize and Detokenize; the
-    engine host calls Drain; both call WatchStats.
+    """WorkerService runs requests on the worker's model. Gateways call Run, Embed, Tokenize and
+    Detokenize; the engine host calls Drain; both call WatchStats.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Run: _aio.UnaryStreamMultiCallable[_worker_service_pb2.RunRequest, _worker_service_pb2.RunResponse]  # type: ignore[assignment]
     """Run queues a request, computes it, and streams its events."""
+    Embed: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.EmbedRequest, _worker_service_pb2.EmbedResponse]  # type: ignore[assignment]
+    """Embed queues texts and answers with their vectors."""
     Tokenize: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.TokenizeRequest, _worker_service_pb2.TokenizeResponse]  # type: ignore[assignment]
     """Tokenize splits a text or a rendered chat."""
     Detokenize: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.DetokenizeRequest, _worker_service_pb2.DetokenizeResponse]  # type: ignore[assignment]
@@ -65,8 +69,8 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """Drain stops admission, waits for what runs up to a time, and ends the rest."""
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """WorkerService runs requests on the worker's model. Gateways call Run, Tokenize and Detokenize; the
-    engine host calls Drain; both call WatchStats.
+    """WorkerService runs requests on the worker's model. Gateways call Run, Embed, Tokenize and
+    Detokenize; the engine host calls Drain; both call WatchStats.
     """
 
     @_abc_1.abstractmethod
@@ -76,6 +80,14 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_service_pb2.RunResponse], _abc.AsyncIterator[_worker_service_pb2.RunResponse]]:
         """Run queues a request, computes it, and streams its events."""
+
+    @_abc_1.abstractmethod
+    def Embed(
+        self,
+        request: _worker_service_pb2.EmbedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.EmbedResponse, _abc.Awaitable[_worker_service_pb2.EmbedResponse]]:
+        """Embed queues texts and answers with their vectors."""
 
     @_abc_1.abstractmethod
     def Tokenize(

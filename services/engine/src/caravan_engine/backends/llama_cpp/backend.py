@@ -44,6 +44,7 @@ class LlamaCppBackend:
         self._arrays = BatchArrays(settings.batch_tokens)
         self._batch = _native_batch(self._arrays)
         self._logits = _LogitsView(self._context, self.vocabulary.size)
+        self._vector_size = lib.llama_model_n_embd_out(self.model)
         self._chains = SamplerChains(self.vocabulary.size)
 
     @property
@@ -72,6 +73,19 @@ class LlamaCppBackend:
         if code != 0:
             raise BackendFailureError(code)
         return self._logits.rows(sum(1 for _ in plan.sampling()))
+
+    def embed(self, plan: StepPlan) -> npt.NDArray[np.float32]:
+        """See `domain.ports.Backend`."""
+        lib.llama_set_embeddings(self._context, True)
+        try:
+            self._batch.n_tokens = num_tokens = self._arrays.fill(plan)
+            code = lib.llama_decode(self._context, self._batch)
+            if code != 0:
+                raise BackendFailureError(code)
+            rows = lib.llama_get_embeddings(self._context)
+            return np.ctypeslib.as_array(rows, (num_tokens, self._vector_size)).copy()
+        finally:
+            lib.llama_set_embeddings(self._context, False)
 
     def export_state(self, seq_id: int) -> bytes:
         """Returns a copy of a sequence's memory; `kv_state` reads it."""

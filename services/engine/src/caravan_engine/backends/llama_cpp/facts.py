@@ -8,14 +8,22 @@ import llama_cpp.llama_cpp as lib
 from caravan_engine.backends.llama_cpp.vocabulary import LlamaCppVocabulary
 from caravan_engine.domain.model_facts import ModelFacts, Pooling
 
-_POOLINGS = {0: Pooling.NONE, 1: Pooling.MEAN, 2: Pooling.CLS, 3: Pooling.LAST, 4: Pooling.RANK}
+_POOLINGS = {
+    "0": Pooling.NONE,
+    "1": Pooling.MEAN,
+    "2": Pooling.CLS,
+    "3": Pooling.LAST,
+    "4": Pooling.RANK,
+    None: Pooling.NONE,
+}
 
 
 def read_facts(model: int, context: int, vocabulary: LlamaCppVocabulary) -> ModelFacts:
     """Reads a model's header and what its context was made of."""
     metadata = _metadata(model)
+    architecture = metadata.get("general.architecture", "unknown")
     return ModelFacts(
-        architecture=metadata.get("general.architecture", "unknown"),
+        architecture=architecture,
         description=_text(lib.llama_model_desc, model),
         num_parameters=lib.llama_model_n_params(model),
         size_bytes=lib.llama_model_size(model),
@@ -28,7 +36,7 @@ def read_facts(model: int, context: int, vocabulary: LlamaCppVocabulary) -> Mode
         eos=vocabulary.eos,
         has_encoder=lib.llama_model_has_encoder(model),
         is_recurrent=lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model),
-        pooling=_POOLINGS.get(lib.llama_pooling_type(context), Pooling.UNSPECIFIED),
+        pooling=_POOLINGS.get(metadata.get(f"{architecture}.pooling_type"), Pooling.UNSPECIFIED),
         metadata=metadata,
     )
 
