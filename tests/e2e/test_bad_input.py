@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
+from caravan.inference.v1 import embedding_pb2, tokenization_pb2
 from caravan.inference.v1 import generation_pb2 as pb
-from caravan.inference.v1 import tokenization_pb2
 from caravan_rpckit.details import error_details
 from caravan_testkit.waiting import wait_until
 
@@ -294,10 +294,39 @@ def test_what_cannot_be_split_or_written_out_is_refused(client):
     assert (details.metadata["index"], details.metadata["token_id"]) == ("1", str(VOCABULARY))
 
 
+def embed(client, *inputs, model=MODEL, **fields):
+    message = embedding_pb2.EmbedRequest(model=model, inputs=inputs, **fields)
+    return client.inference.Embed(message, metadata=client.metadata, timeout=60)
+
+
+def test_what_cannot_be_embedded_is_refused_by_its_path(client, worker):
+    text = {"text": "hello"}
+    for inputs, reason, path in (
+        ([], "EMPTY_INPUT", "inputs"),
+        ([text] * 257, "INVALID_FIELD", "inputs"),
+        ([text, {"text": ""}], "EMPTY_INPUT", "inputs[1].text"),
+        ([text, {"token_ids": pb.TokenIds()}], "EMPTY_INPUT", "inputs[1].token_ids.ids"),
+        ([text, text, text, {}], "INVALID_FIELD", "inputs[3].input"),
+    ):
+        check_invalid(lambda inputs=inputs: embed(client, *inputs), reason, path)
+
+    code, details = refused(lambda: embed(client, text, {"text": "hello " * 5000}))
+    assert (code, details.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "CONTEXT_LENGTH_EXCEEDED")
+    assert int(details.metadata["input_tokens"]) >= 5000
+    assert details.metadata["context_tokens"] == "4096"
+    ids = pb.TokenIds(ids=[300, VOCABULARY])
+    code, details = refused(lambda: embed(client, text, {"token_ids": ids}))
+    assert (code, details.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "TOKEN_OUT_OF_RANGE")
+    wait_until(lambda: worker.look().is_idle, timeout_s=SETTLE_S, what="an idle worker")
+
+
+METHODS = ["Generate", "StreamGenerate", "Embed", "Tokenize", "Detokenize"]
 TEXT_FIELD = b"\x12"
 
 
-@pytest.mark.parametrize("method", ["Generate", "StreamGenerate", "Tokenize", "Detokenize"])
+@pytest.mark.parametrize(
+    "method", ["Generate", "StreamGenerate", "Embed", "Tokenize", "Detokenize"]
+)
 @pytest.mark.parametrize(
     "content",
     [
@@ -466,3 +495,19 @@ def test_a_reader_that_never_reads_is_cut_off(client, worker, connect_to_small):
         list(call)
     details = error_details(caught.value)
     assert (caught.value.code(), details.reason) == (grpc.StatusCode.ABORTED, "READER_STALLED")
+
+
+def test_an_embedding_that_is_late_or_left_leaves_nothing(client, worker):
+    inputs = [embedding_pb2.EmbedInput(text=f"{number} " + "hello " * 400) for number in range(64)]
+    message = embedding_pb2.EmbedRequest(model=MODEL, inputs=inputs)
+    before = worker.num_ended
+    with pytest.raises(grpc.RpcError) as caught:
+        client.inference.Embed(message, metadata=client.metadata, timeout=1.0)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    worker.await_end(before)
+
+    before = worker.num_ended
+    call = client.inference.Embed.future(message, metadata=client.metadata, timeout=60)
+    wait_until(lambda: not worker.look().is_idle, timeout_s=SETTLE_S, what="the work")
+    call.cancel()
+    worker.await_end(before)

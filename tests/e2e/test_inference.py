@@ -5,8 +5,8 @@ from collections import defaultdict
 
 import pytest
 
+from caravan.inference.v1 import embedding_pb2, tokenization_pb2
 from caravan.inference.v1 import generation_pb2 as pb
-from caravan.inference.v1 import tokenization_pb2
 
 TEXT = "Once upon a time"
 
@@ -108,3 +108,37 @@ def test_a_chat_has_the_tokens_of_its_generation(admin):
     chat = pb.Chat(messages=[pb.ChatMessage(role=pb.CHAT_ROLE_USER, content="<|im_end|> hello")])
     answer = generate(admin, text=None, chat=chat, max_output_tokens=1)
     assert answer.usage.input_tokens == len(tokenize(admin, chat=chat))
+
+
+def embed(client, *texts, **fields):
+    inputs = [embedding_pb2.EmbedInput(text=text) for text in texts]
+    message = embedding_pb2.EmbedRequest(**{"model": "bundled", "inputs": inputs, **fields})
+    return client.inference.Embed(message, metadata=client.metadata, timeout=60)
+
+
+def test_texts_become_vectors_of_length_one(admin):
+    answer = embed(admin, TEXT, "Something else", TEXT)
+
+    assert answer.pooling != embedding_pb2.POOLING_UNSPECIFIED
+    assert answer.model == "bundled"
+    assert len(answer.embeddings) == 3
+    for each in answer.embeddings:
+        assert math.isclose(sum(value * value for value in each.values), 1, rel_tol=1e-3)
+    first, other, again = (each.values for each in answer.embeddings)
+    assert sum(map(math.prod, zip(first, again, strict=True))) > 0.999
+    assert sum(map(math.prod, zip(first, other, strict=True))) < 0.999
+    tokens = [each.input_tokens for each in answer.embeddings]
+    assert tokens[0] == len(tokenize(admin, text=TEXT))
+    assert answer.usage.input_tokens == sum(tokens)
+    assert answer.usage.output_tokens == 0
+
+
+def test_tokens_are_embedded_as_they_are(admin):
+    # The first token of a text only begins it and is no client's to send.
+    ids = tokenize(admin, text=TEXT)[1:]
+    tokens = embedding_pb2.EmbedInput(token_ids=pb.TokenIds(ids=ids))
+    first, second = embed(admin, inputs=[tokens, tokens]).embeddings
+
+    assert first.input_tokens == second.input_tokens == len(ids)
+    assert len(first.values) == len(embed(admin, TEXT).embeddings[0].values)
+    assert sum(map(math.prod, zip(first.values, second.values, strict=True))) > 0.999

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
 from caravan.engine.v1 import worker_service_pb2 as worker_pb
+from caravan.inference.v1 import embedding_pb2 as embedding_pb
 from caravan.inference.v1 import generation_pb2 as generation_pb
 from caravan.inference.v1 import tokenization_pb2 as tokenization_pb
 from caravan.model.v1 import endpoint_service_pb2 as endpoint_pb
@@ -296,6 +297,26 @@ class FakeWorker(FakeServer):
         finally:
             self.num_live -= 1
             self.outcomes[outcome] += 1
+
+    async def Embed(self, request, call):
+        self.runs.append(request)
+        self.metadata.append(dict(call.metadata))
+        first = request.request.inputs[0].text
+        await self._act(first)
+        width = int(first) if first.isdecimal() else 2
+        response = embedding_pb.EmbedResponse(
+            request_id=request.caller.request_id,
+            model=request.request.model,
+            model_digest="d" * 64,
+            embeddings=[
+                embedding_pb.Embedding(values=[0.5] * width, input_tokens=3)
+                for _ in request.request.inputs
+            ],
+            pooling=embedding_pb.POOLING_MEAN,
+            usage=generation_pb.Usage(input_tokens=3 * len(request.request.inputs)),
+        )
+        timings = worker_pb.RunTimings(queue_ms=2.5)
+        return worker_pb.EmbedResponse(response=response, timings=timings)
 
     async def Tokenize(self, request, call):
         self.runs.append(request)

@@ -5,6 +5,7 @@ import pytest
 from gateway_client import ADMIN_KEY, KEY, failure_of, metric, until
 
 from caravan.gateway.v1 import gateway_admin_service_pb2 as gateway_pb
+from caravan.inference.v1 import embedding_pb2 as embedding_pb
 from caravan.inference.v1 import tokenization_pb2 as tokenization_pb
 from caravan.model.v1 import model_service_pb2 as model_pb
 from caravan.policy.v1 import policy_admin_service_pb2 as admin_pb
@@ -260,6 +261,7 @@ async def test_a_gateway_starts_without_policy_and_becomes_ready_with_it(
 
 
 NEEDS = {
+    "Embed": ({"inference"},),
     "Tokenize": ({"inference"},),
     "Detokenize": ({"inference"},),
     "ListModels": ({"inference"}, {"health"}),
@@ -274,6 +276,10 @@ EVERYTHING = {"inference", "health", "models", "policy", "metrics"}
 
 def _call(client, method):
     calls = {
+        "Embed": lambda: client.inference.Embed(
+            embedding_pb.EmbedRequest(model="tiny", inputs=[{"text": "a"}]),
+            metadata=client.metadata,
+        ),
         "Tokenize": lambda: client.inference.Tokenize(
             tokenization_pb.TokenizeRequest(model="tiny", text="a"), metadata=client.metadata
         ),

@@ -1,4 +1,4 @@
-"""What workers answer at once, where they don't stream: tokens and texts."""
+"""What workers answer at once, where they don't stream: vectors, tokens and texts."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +7,9 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from caravan.engine.v1 import worker_service_pb2 as worker_pb
+from caravan.inference.v1 import embedding_pb2 as embedding_pb
 from caravan.inference.v1 import tokenization_pb2 as tokenization_pb
+from caravan_gateway.clients.convert import caller_to
 from caravan_gateway.clients.failures import worker_failure
 from caravan_gateway.domain.errors import AnswerTooLargeError
 from caravan_gateway.domain.inference_call import CompletedFacts, InferenceCall, RunEvent
@@ -53,6 +55,12 @@ async def _ask(
     timeout_s = call.time_left()
     metadata = ((REQUEST_ID_KEY, call.request_id), *trace_metadata(traceparent))
     match call.request:
+        case embedding_pb.EmbedRequest() as request:
+            embed = worker_pb.EmbedRequest(request=request, caller=_caller(call, traceparent))
+            embed.request.model = call.model
+            embed.request.priority = call.priority
+            embedded = await stub.Embed(embed, timeout=timeout_s, metadata=metadata)
+            return embedded.response, _used(embedded)
         case tokenization_pb.TokenizeRequest() as request:
             tokenize = worker_pb.TokenizeRequest(request=request)
             tokenize.request.model = call.model
@@ -67,8 +75,26 @@ async def _ask(
             raise TypeError(f"workers answer no {type(call.request).__name__}")
 
 
+def _caller(call: InferenceCall, traceparent: str) -> worker_pb.Caller:
+    if call.identity is None:
+        raise TypeError("an authenticated call is needed")
+    return caller_to(call, call.identity, traceparent)
+
+
+def _used(embedded: worker_pb.EmbedResponse) -> CompletedFacts:
+    usage = embedded.response.usage
+    return CompletedFacts(
+        input_tokens=usage.input_tokens,
+        cached_tokens=usage.cached_tokens,
+        output_tokens=0,
+        queue_ms=embedded.timings.queue_ms,
+    )
+
+
 def _field_of(request: object) -> str:
     """The field that made the answer as large as it is."""
+    if isinstance(request, embedding_pb.EmbedRequest):
+        return "inputs"
     if isinstance(request, tokenization_pb.TokenizeRequest):
         return request.WhichOneof("input") or "input"
     return "ids"

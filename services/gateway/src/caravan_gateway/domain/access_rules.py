@@ -21,6 +21,7 @@ _INFERENCE = AccessRule((Permission.INFERENCE,), on_model=True)
 ACCESS_RULES: Mapping[str, AccessRule] = {
     "caravan.inference.v1.InferenceService/Generate": _INFERENCE,
     "caravan.inference.v1.InferenceService/StreamGenerate": _INFERENCE,
+    "caravan.inference.v1.InferenceService/Embed": _INFERENCE,
     "caravan.inference.v1.InferenceService/Tokenize": _INFERENCE,
     "caravan.inference.v1.InferenceService/Detokenize": _INFERENCE,
     "caravan.model.v1.ModelService/ListModels": AccessRule(_READ_MODELS),

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import cast
 
+from caravan.inference.v1 import embedding_pb2 as embedding_pb
 from caravan.inference.v1 import generation_pb2 as generation_pb
 from caravan.inference.v1 import tokenization_pb2 as tokenization_pb
 from caravan_gateway.domain.inference_call import InferenceCall, RunEvent
@@ -45,6 +46,12 @@ class InferenceServicer:
         async with aclosing(self._pipeline.run(inference)) as events:
             async for event in events:
                 yield cast(generation_pb.GenerateEvent, event.payload)
+
+    async def Embed(
+        self, request: embedding_pb.EmbedRequest, call: Call
+    ) -> embedding_pb.EmbedResponse:
+        """Turns texts into vectors."""
+        return cast(embedding_pb.EmbedResponse, await self._answer(request, call))
 
     async def Tokenize(
         self, request: tokenization_pb.TokenizeRequest, call: Call

@@ -22,17 +22,18 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from caravan.inference.v1 import embedding_pb2 as caravan_dot_inference_dot_v1_dot_embedding__pb2
 from caravan.inference.v1 import generation_pb2 as caravan_dot_inference_dot_v1_dot_generation__pb2
 from caravan.inference.v1 import tokenization_pb2 as caravan_dot_inference_dot_v1_dot_tokenization__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,caravan/inference/v1/inference_service.proto\x12\x14\x63\x61ravan.inference.v1\x1a%caravan/inference/v1/generation.proto\x1a\'caravan/inference/v1/tokenization.proto2\x89\x03\n\x10InferenceService\x12Y\n\x08Generate\x12%.caravan.inference.v1.GenerateRequest\x1a&.caravan.inference.v1.GenerateResponse\x12^\n\x0eStreamGenerate\x12%.caravan.inference.v1.GenerateRequest\x1a#.caravan.inference.v1.GenerateEvent0\x01\x12Y\n\x08Tokenize\x12%.caravan.inference.v1.TokenizeRequest\x1a&.caravan.inference.v1.TokenizeResponse\x12_\n\nDetokenize\x12\'.caravan.inference.v1.DetokenizeRequest\x1a(.caravan.inference.v1.DetokenizeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,caravan/inference/v1/inference_service.proto\x12\x14\x63\x61ravan.inference.v1\x1a$caravan/inference/v1/embedding.proto\x1a%caravan/inference/v1/generation.proto\x1a\'caravan/inference/v1/tokenization.proto2\xdb\x03\n\x10InferenceService\x12Y\n\x08Generate\x12%.caravan.inference.v1.GenerateRequest\x1a&.caravan.inference.v1.GenerateResponse\x12^\n\x0eStreamGenerate\x12%.caravan.inference.v1.GenerateRequest\x1a#.caravan.inference.v1.GenerateEvent0\x01\x12P\n\x05\x45mbed\x12\".caravan.inference.v1.EmbedRequest\x1a#.caravan.inference.v1.EmbedResponse\x12Y\n\x08Tokenize\x12%.caravan.inference.v1.TokenizeRequest\x1a&.caravan.inference.v1.TokenizeResponse\x12_\n\nDetokenize\x12\'.caravan.inference.v1.DetokenizeRequest\x1a(.caravan.inference.v1.DetokenizeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'caravan.inference.v1.inference_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_INFERENCESERVICE']._serialized_start=151
-  _globals['_INFERENCESERVICE']._serialized_end=544
+  _globals['_INFERENCESERVICE']._serialized_start=189
+  _globals['_INFERENCESERVICE']._serialized_end=664
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from caravan.inference.v1 import embedding_pb2 as caravan_dot_inference_dot_v1_dot_embedding__pb2
 from caravan.inference.v1 import generation_pb2 as caravan_dot_inference_dot_v1_dot_generation__pb2
 from caravan.inference.v1 import tokenization_pb2 as caravan_dot_inference_dot_v1_dot_tokenization__pb2
 
@@ -48,6 +49,11 @@ class InferenceServiceStub:
                 request_serializer=caravan_dot_inference_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=caravan_dot_inference_dot_v1_dot_generation__pb2.GenerateEvent.FromString,
                 _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/caravan.inference.v1.InferenceService/Embed',
+                request_serializer=caravan_dot_inference_dot_v1_dot_embedding__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=caravan_dot_inference_dot_v1_dot_embedding__pb2.EmbedResponse.FromString,
+                _registered_method=True)
         self.Tokenize = channel.unary_unary(
                 '/caravan.inference.v1.InferenceService/Tokenize',
                 request_serializer=caravan_dot_inference_dot_v1_dot_tokenization__pb2.TokenizeRequest.SerializeToString,
@@ -81,6 +87,13 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Embed(self, request, context):
+        """Embed turns texts into vectors of length 1.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Tokenize(self, request, context):
         """Tokenize splits a text, or a rendered chat, into the model's tokens.
         """
@@ -107,6 +120,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.StreamGenerate,
                     request_deserializer=caravan_dot_inference_dot_v1_dot_generation__pb2.GenerateRequest.FromString,
                     response_serializer=caravan_dot_inference_dot_v1_dot_generation__pb2.GenerateEvent.SerializeToString,
+            ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=caravan_dot_inference_dot_v1_dot_embedding__pb2.EmbedRequest.FromString,
+                    response_serializer=caravan_dot_inference_dot_v1_dot_embedding__pb2.EmbedResponse.SerializeToString,
             ),
             'Tokenize': grpc.unary_unary_rpc_method_handler(
                     servicer.Tokenize,
@@ -176,6 +194,33 @@ class InferenceService:
             '/caravan.inference.v1.InferenceService/StreamGenerate',
             caravan_dot_inference_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
             caravan_dot_inference_dot_v1_dot_generation__pb2.GenerateEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/caravan.inference.v1.InferenceService/Embed',
+            caravan_dot_inference_dot_v1_dot_embedding__pb2.EmbedRequest.SerializeToString,
+            caravan_dot_inference_dot_v1_dot_embedding__pb2.EmbedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -3,6 +3,7 @@
 isort:skip_file
 The public generation API."""
 
+from caravan.inference.v1 import embedding_pb2 as _embedding_pb2
 from caravan.inference.v1 import generation_pb2 as _generation_pb2
 from caravan.inference.v1 import tokenization_pb2 as _tokenization_pb2
 from collections import abc as _abc
@@ -43,6 +44,8 @@ class InferenceServiceStub:
     """StreamGenerate answers in events as tokens are generated: one `started`, any number of `delta`,
     one `finished` per choice, one terminal `completed`; or an error status in place of the rest.
     """
+    Embed: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.EmbedRequest, _embedding_pb2.EmbedResponse]
+    """Embed turns texts into vectors of length 1."""
     Tokenize: _grpc.UnaryUnaryMultiCallable[_tokenization_pb2.TokenizeRequest, _tokenization_pb2.TokenizeResponse]
     """Tokenize splits a text, or a rendered chat, into the model's tokens."""
     Detokenize: _grpc.UnaryUnaryMultiCallable[_tokenization_pb2.DetokenizeRequest, _tokenization_pb2.DetokenizeResponse]
@@ -62,6 +65,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """StreamGenerate answers in events as tokens are generated: one `started`, any number of `delta`,
     one `finished` per choice, one terminal `completed`; or an error status in place of the rest.
     """
+    Embed: _aio.UnaryUnaryMultiCallable[_embedding_pb2.EmbedRequest, _embedding_pb2.EmbedResponse]  # type: ignore[assignment]
+    """Embed turns texts into vectors of length 1."""
     Tokenize: _aio.UnaryUnaryMultiCallable[_tokenization_pb2.TokenizeRequest, _tokenization_pb2.TokenizeResponse]  # type: ignore[assignment]
     """Tokenize splits a text, or a rendered chat, into the model's tokens."""
     Detokenize: _aio.UnaryUnaryMultiCallable[_tokenization_pb2.DetokenizeRequest, _tokenization_pb2.DetokenizeResponse]  # type: ignore[assignment]
@@ -90,6 +95,14 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         """StreamGenerate answers in events as tokens are generated: one `started`, any number of `delta`,
         one `finished` per choice, one terminal `completed`; or an error status in place of the rest.
         """
+
+    @_abc_1.abstractmethod
+    def Embed(
+        self,
+        request: _embedding_pb2.EmbedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedding_pb2.EmbedResponse, _abc.Awaitable[_embedding_pb2.EmbedResponse]]:
+        """Embed turns texts into vectors of length 1."""
 
     @_abc_1.abstractmethod
     def Tokenize(
