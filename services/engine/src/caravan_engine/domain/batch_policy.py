@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
-from caravan_engine.domain.pooling import MAX_EMBEDDED_TOKENS, Pooler
+from caravan_engine.domain.memory_plan import MAX_EMBEDDED_TOKENS
+from caravan_engine.domain.pooling import Pooler
 from caravan_engine.domain.sequence import Sequence
 from caravan_engine.domain.step import Chunk
 

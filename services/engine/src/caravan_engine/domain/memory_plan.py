@@ -9,6 +9,10 @@ _FLOAT, _HALF = 4, 2
 _ROWS_OF_WIDTH, _ROWS_OF_FFN = 4, 3
 _CELL_PADDING = 256
 
+MAX_EMBEDDED_TOKENS = 64
+"""Most tokens of a step that embeds. llama.cpp computes logits for each token whose vector it
+gives, so this bounds its buffers: 39 MB with a vocabulary of 152k; 512 tokens would take 311."""
+
 
 class KvElement(Enum):
     """Bytes and elements of a block of the KV cache."""
@@ -61,11 +65,13 @@ class MemoryPlan:
     kv_bytes: int
     compute_bytes: int
     output_bytes: int
+    embedding_bytes: int  # by which the outputs grow when something is embedded
 
     @property
     def total_bytes(self) -> int:
         """All of it."""
-        return self.weight_bytes + self.kv_bytes + self.compute_bytes + self.output_bytes
+        outputs = self.output_bytes + self.embedding_bytes
+        return self.weight_bytes + self.kv_bytes + self.compute_bytes + outputs
 
     def check(self, budget_bytes: int) -> None:
         """Compares with what the model may have.
@@ -89,11 +95,14 @@ def plan_memory(model: ModelShape, context: ContextShape) -> MemoryPlan:
     keys = context.key_type.bytes_of(model.num_kv_heads * model.key_size)
     values = context.value_type.bytes_of(model.num_kv_heads * model.value_size)
     rows = _ROWS_OF_WIDTH * model.embedding_size + _ROWS_OF_FFN * model.ffn_size
-    logits = context.num_seats * model.vocabulary_size * _FLOAT
+    logits = model.vocabulary_size * _FLOAT
+    num_embedded = max(context.num_seats, MAX_EMBEDDED_TOKENS)
     mask = num_cells * context.ubatch_tokens * _HALF
     return MemoryPlan(
         weight_bytes=model.weight_bytes,
         kv_bytes=model.num_layers * num_cells * (keys + values),
-        compute_bytes=max(context.ubatch_tokens * rows * _FLOAT, logits) + mask,
-        output_bytes=logits,
+        compute_bytes=max(context.ubatch_tokens * rows * _FLOAT, num_embedded * logits) + mask,
+        output_bytes=context.num_seats * logits,
+        embedding_bytes=(num_embedded - context.num_seats) * logits
+        + num_embedded * model.embedding_size * _FLOAT,
     )

@@ -5,10 +5,6 @@ import numpy.typing as npt
 
 from caravan_engine.domain.model_facts import ModelFacts, Pooling
 
-MAX_EMBEDDED_TOKENS = 64
-"""Most tokens of a step that embeds. llama.cpp computes logits for each token whose vector it
-gives, so this bounds its buffers: 39 MB with a vocabulary of 152k; 512 tokens would take 311."""
-
 
 class Pooler:
     """Owned by the decode thread. Begins anew when position 0 comes again."""

@@ -20,7 +20,7 @@ _POOLINGS = {
 
 def read_facts(model: int, context: int, vocabulary: LlamaCppVocabulary) -> ModelFacts:
     """Reads a model's header and what its context was made of."""
-    metadata = _metadata(model)
+    metadata = read_metadata(model)
     architecture = metadata.get("general.architecture", "unknown")
     return ModelFacts(
         architecture=architecture,
@@ -52,7 +52,8 @@ def _text(read: Callable[..., int], *arguments: object) -> str:
         capacity = length + 1
 
 
-def _metadata(model: int) -> dict[str, str]:
+def read_metadata(model: int) -> dict[str, str]:
+    """Reads the scalars of a model's header."""
     return {
         _text(lib.llama_model_meta_key_by_index, model, index): _text(
             lib.llama_model_meta_val_str_by_index, model, index

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import llama_cpp.llama_cpp as lib
 
+from caravan_engine.backends.llama_cpp.facts import read_metadata
 from caravan_engine.backends.llama_cpp.settings import LlamaCppSettings
 from caravan_engine.domain.errors import ModelLoadFailedError
-from caravan_engine.domain.pooling import MAX_EMBEDDED_TOKENS
+from caravan_engine.domain.memory_plan import MAX_EMBEDDED_TOKENS
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +57,8 @@ def create_context(settings: LlamaCppSettings, model: int, log: "LoadLog") -> in
     params.n_seq_max = settings.num_seats
     # A step samples once per seat at most, or embeds so many tokens.
     params.n_outputs_max = max(settings.num_seats, min(MAX_EMBEDDED_TOKENS, settings.batch_tokens))
-    params.pooling_type = lib.LLAMA_POOLING_TYPE_NONE  # ours: theirs forgets all but the last chunk
+    if any(key.endswith(".pooling_type") for key in read_metadata(model)):
+        params.pooling_type = lib.LLAMA_POOLING_TYPE_NONE  # we pool: theirs forgets earlier chunks
     params.n_threads = num_threads
     params.n_threads_batch = settings.num_threads_batch or num_threads
     params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
