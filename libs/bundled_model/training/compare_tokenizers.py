@@ -11,7 +11,7 @@ from pathlib import Path
 
 from answerers import FileAnswerer
 from corpus.documents import Document
-from corpus.mixture import documents, later_shares
+from corpus.mixture import documents, shares
 from tokenizer import Tokenizer
 
 _NUM_DOCUMENTS = 5000
@@ -34,7 +34,7 @@ def main() -> int:
     arguments = parser.parse_args()
     tokenizer = Tokenizer.load(arguments.run / "tokenizer.json")
     answerer = FileAnswerer(arguments.file)
-    sample = islice(documents(random.Random("tokens"), later_shares(_MOST_FILLER)), _NUM_DOCUMENTS)
+    sample = islice(documents(random.Random("tokens"), shares(_MOST_FILLER)), _NUM_DOCUMENTS)
     different = 0
     for document in sample:
         text = "".join(span.text for span in document)

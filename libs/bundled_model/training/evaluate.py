@@ -18,7 +18,7 @@ from pathlib import Path
 
 from answerers import Answerer, FileAnswerer, gateway_at, gateway_of_its_own
 from corpus.documents import Message
-from corpus.mixture import later_shares
+from corpus.mixture import shares
 from corpus.questions import held_out, listed
 from corpus.recall import RecallCase, recall_case
 from corpus.stories import story_beginning
@@ -145,9 +145,7 @@ def _least_tokens(messages: list[Message]) -> int:
 
 def _vocabulary() -> set[str]:
     draw = random.Random(_SEED)
-    texts = (
-        share.make(draw) for share in later_shares(1) for _ in range(_NUM_VOCABULARY_DOCUMENTS)
-    )
+    texts = (share.make(draw) for share in shares(1) for _ in range(_NUM_VOCABULARY_DOCUMENTS))
     return {word for text in texts for span in text for word in _words(span.text)}
 
 

@@ -41,7 +41,7 @@ def make_weights(shape: Shape, seed: int) -> Weights:
 
     query, kv = shape.heads * shape.head, shape.kv_heads * shape.head
     return {
-        "embedding": 0.02 * jax.random.normal(next(keys), (shape.vocabulary, shape.width)),
+        "embedding": 0.05 * jax.random.normal(next(keys), (shape.vocabulary, shape.width)),
         "wq": matrix(shape.width, query),
         "wk": matrix(shape.width, kv),
         "wv": matrix(shape.width, kv),

@@ -13,29 +13,40 @@ from model import MATRICES, Weights
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ROUNDS = 5
+_WEIGHT_DECAY = 0.1
+_SCORES = ("wq", "wk")
+"""Without decay and at the full rate their products grow until attention can't learn any more."""
 
 
 def make_optimizer(
     schedule: optax.Schedule, *, matrix_rate: float, other_rate: float
 ) -> optax.GradientTransformation:
     """Returns the optimizer; `schedule` is a factor between 0 and 1 on both rates."""
-    matrices = optax.chain(
-        optax.trace(decay=0.95, nesterov=True),
-        optax.stateless(lambda updates, _: jax.tree.map(_orthogonal, updates)),
-        optax.scale_by_learning_rate(lambda step: matrix_rate * schedule(step)),
-    )
+
+    def muon(rate: float) -> optax.GradientTransformation:
+        return optax.chain(
+            optax.trace(decay=0.95, nesterov=True),
+            optax.stateless(lambda updates, _: jax.tree.map(_orthogonal, updates)),
+            optax.add_decayed_weights(_WEIGHT_DECAY),
+            optax.scale_by_learning_rate(lambda step: rate * schedule(step)),
+        )
+
     others = optax.chain(
         optax.scale_by_adam(b1=0.9, b2=0.98),
         optax.scale_by_learning_rate(lambda step: other_rate * schedule(step)),
     )
     return optax.chain(
         optax.clip_by_global_norm(1.0),
-        optax.multi_transform({"matrix": matrices, "other": others}, _labels),
+        optax.multi_transform(
+            {"matrix": muon(matrix_rate), "score": muon(matrix_rate / 2), "other": others},
+            _labels,
+        ),
     )
 
 
 def _labels(weights: Weights) -> dict[str, str]:
-    return {name: "matrix" if name in MATRICES else "other" for name in weights}
+    kinds = dict.fromkeys(MATRICES, "matrix") | dict.fromkeys(_SCORES, "score")
+    return {name: kinds.get(name, "other") for name in weights}
 
 
 def _orthogonal(update: jax.Array) -> jax.Array:

@@ -19,26 +19,19 @@ import numpy as np
 import optax
 
 from corpus.documents import Document
-from corpus.mixture import (
-    Share,
-    documents,
-    first_shares,
-    last_shares,
-    later_shares,
-    paraphrase_documents,
-)
+from corpus.mixture import documents, paraphrase_documents, shares
 from model import Shape, Weights, logits, make_weights
 from optimizer import make_optimizer
 from packing import Rows, pack
 from tokenizer import Tokenizer, count_words, learn
 
 VOCABULARY = 2048
-_TOKENIZER_DOCUMENTS = 60_000
+_TOKENIZER_DOCUMENTS = 20_000
 _CHUNK = 50
 _STEP_TOKENS = 2048
 _WARM_UP = 100
 _DECAY_SHARE = 0.4
-_SAVE_S = 240.0
+_SAVE_S = 90.0
 _LEAST_ANSWER = 0.2
 """What a token of an answer counts at least."""
 _HELD_OUT_SEED = "held out"
@@ -46,42 +39,36 @@ _HELD_OUT_SEED = "held out"
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A stretch of training with rows of one length and one mixture."""
+    """A stretch of training with rows of one length."""
 
     length: int
     most_filler: int
     jumps: bool
-    mixture: Callable[[int], tuple[Share, ...]]
-
-    def shares(self) -> tuple[Share, ...]:
-        """Returns what is read in this phase."""
-        return self.mixture(self.most_filler)
 
 
-NEAR = Phase(length=256, most_filler=6, jumps=False, mixture=first_shares)
+NEAR = Phase(length=256, most_filler=6, jumps=False)
 """Recall over short distances, until it is found at all."""
-BASICS = Phase(length=256, most_filler=20, jumps=True, mixture=first_shares)
-COPYING = Phase(length=256, most_filler=20, jumps=True, mixture=later_shares)
-SHARP = Phase(length=256, most_filler=20, jumps=True, mixture=last_shares)
-LONGER = Phase(length=512, most_filler=45, jumps=True, mixture=last_shares)
-LONGEST = Phase(length=1024, most_filler=95, jumps=False, mixture=last_shares)
-_BEGINNING = ((200, NEAR), (500, BASICS), (750, COPYING))
-_REST = ((0.70, SHARP), (0.88, LONGER), (1.0, LONGEST))
+SHORT = Phase(length=256, most_filler=20, jumps=True)
+LONGER = Phase(length=512, most_filler=45, jumps=True)
+LONGEST = Phase(length=1024, most_filler=95, jumps=False)
+_NEAR_STEPS = 150
+_REST = ((0.72, SHORT), (0.90, LONGER), (1.0, LONGEST))
 
 
 def make_tokenizer(seed: int) -> Tokenizer:
     """Learns the tokenizer from a sample of the corpus."""
     draw = random.Random(f"{seed}/tokenizer")
-    stream = documents(draw, NEAR.shares())
+    stream = documents(draw, shares(NEAR.most_filler))
     sample = (next(stream) for _ in range(_TOKENIZER_DOCUMENTS))
     words = count_words(span.text for text in sample for span in text if not span.special)
     return learn(words, VOCABULARY)
 
 
 def phase_of(step: int, steps: int) -> Phase:
-    """Returns the phase of a step: the first ones end at fixed steps, the others at shares."""
-    ends = (*_BEGINNING, *((share * steps, phase) for share, phase in _REST))
-    return next(phase for end, phase in ends if step < end)
+    """Returns the phase of a step: the first ends at a fixed step, the others at shares."""
+    if step < _NEAR_STEPS:
+        return NEAR
+    return next(phase for share, phase in _REST if step < share * steps)
 
 
 def chunk_of_rows(seed: int, step: int, steps: int, tokenizer: Tokenizer) -> Rows:
@@ -89,7 +76,7 @@ def chunk_of_rows(seed: int, step: int, steps: int, tokenizer: Tokenizer) -> Row
     phase = phase_of(step, steps)
     draw = random.Random(f"{seed}/{step}")
     return pack(
-        documents(draw, phase.shares()),
+        documents(draw, shares(phase.most_filler)),
         tokenizer,
         num_rows=_CHUNK * _STEP_TOKENS // phase.length,
         length=phase.length,
@@ -139,7 +126,7 @@ def held_out_rows(tokenizer: Tokenizer) -> dict[str, Rows]:
             yield make(draw)  # type: ignore[operator]
 
     rows = {}
-    for share in SHARP.shares():
+    for share in shares(SHORT.most_filler):
         draw = random.Random(_HELD_OUT_SEED)
         source = endless(share.make, draw)
         rows[share.name] = pack(source, tokenizer, num_rows=8, length=256, jumps=None)
@@ -166,7 +153,7 @@ class Run:
             ],
             [_WARM_UP, steps - int(steps * _DECAY_SHARE)],
         )
-        self._optimizer = make_optimizer(schedule, matrix_rate=0.015, other_rate=0.003)
+        self._optimizer = make_optimizer(schedule, matrix_rate=0.01, other_rate=0.003)
         self._weights = make_weights(self._shape, seed)
         self._state = self._optimizer.init(self._weights)
         self._step = 0
@@ -257,7 +244,7 @@ def main() -> None:
     """Reads the arguments and trains."""
     parser = argparse.ArgumentParser(description="Train the bundled model.")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run's files")
-    parser.add_argument("--steps", type=int, default=3000, help="a multiple of 50")
+    parser.add_argument("--steps", type=int, default=800, help="a multiple of 50")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     Run(arguments.out, arguments.seed, arguments.steps).train()

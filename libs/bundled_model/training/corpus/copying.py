@@ -14,19 +14,9 @@ _MOST_FACTS = 6
 
 
 def copying_document(draw: random.Random) -> Document:
-    """A list to repeat, several facts that are all asked for, or all fields as JSON."""
-    makers = (_repetition, _many_facts, _all_fields)
-    return draw.choices(makers, (3, 4, 3))[0](draw)
-
-
-def dense_copying_document(draw: random.Random) -> Document:
-    """The same with more lists, some of them as JSON, which count more."""
-    makers = (_many_facts, _all_fields, _dense_repetition, _json_repetition)
+    """Several facts that are all asked for, all fields as JSON, or a list to repeat."""
+    makers = (_many_facts, _all_fields, _repetition, _json_repetition)
     return draw.choices(makers, (2, 2, 4, 4))[0](draw)
-
-
-def _dense_repetition(draw: random.Random) -> Document:
-    return _repetition(draw, COPIED)
 
 
 def _json_repetition(draw: random.Random) -> Document:
@@ -39,10 +29,10 @@ def _json_repetition(draw: random.Random) -> Document:
     return chat(messages, weight=COPIED)
 
 
-def _repetition(draw: random.Random, weight: float = 1.0) -> Document:
+def _repetition(draw: random.Random) -> Document:
     words = " ".join(draw.sample(_EVERYTHING, draw.randint(3, _LONGEST_LIST)))
     messages = [Message("user", f"Repeat: {words}."), Message("assistant", f"{words}.")]
-    return chat(messages, weight=weight)
+    return chat(messages, weight=COPIED)
 
 
 def _many_facts(draw: random.Random) -> Document:

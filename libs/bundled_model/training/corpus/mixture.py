@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from corpus.copying import copying_document, dense_copying_document
+from corpus.copying import copying_document
 from corpus.documents import COPIED, Document, Message, chat
 from corpus.questions import arithmetic_document, held_out, listed, question_document
 from corpus.recall import recall_document
@@ -21,39 +21,16 @@ class Share:
     make: Callable[[random.Random], Document]
 
 
-def first_shares(most_filler: int) -> tuple[Share, ...]:
-    """The mixture to begin with; recall is over at most that many sentences."""
+def shares(most_filler: int) -> tuple[Share, ...]:
+    """The mixture; recall is over at most that many sentences."""
     return (
-        Share("questions", 58, question_document),
-        Share("stories", 8, story_document),
-        Share("recall", 18, lambda draw: recall_document(draw, most_filler)),
-        Share("extraction", 11, extraction_document),
-        Share("tools", 5, tool_document),
-    )
-
-
-def later_shares(most_filler: int) -> tuple[Share, ...]:
-    """The mixture once questions are known well: more to look up and to copy."""
-    return (
-        Share("questions", 42, question_document),
-        Share("stories", 6, story_document),
+        Share("questions", 36, question_document),
+        Share("arithmetic", 8, arithmetic_document),
+        Share("stories", 4, story_document),
         Share("recall", 20, lambda draw: recall_document(draw, most_filler)),
-        Share("extraction", 14, extraction_document),
-        Share("tools", 6, tool_document),
-        Share("copying", 12, copying_document),
-    )
-
-
-def last_shares(most_filler: int) -> tuple[Share, ...]:
-    """The mixture for the rest: what is still hard comes more often."""
-    return (
-        Share("questions", 20, question_document),
-        Share("arithmetic", 12, arithmetic_document),
-        Share("stories", 3, story_document),
-        Share("recall", 19, lambda draw: recall_document(draw, most_filler)),
         Share("extraction", 10, extraction_document),
-        Share("tools", 8, lambda draw: tool_document(draw, COPIED)),
-        Share("copying", 28, dense_copying_document),
+        Share("tools", 6, lambda draw: tool_document(draw, COPIED)),
+        Share("copying", 16, copying_document),
     )
 
 
