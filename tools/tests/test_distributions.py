@@ -34,10 +34,17 @@ def owners(name):
     return {canonicalize_name(owner) for owner in OWNERS.get(name, [name])}
 
 
+def declared_in(metadata):
+    """Returns the distributions that a project needs, or can use where they are installed."""
+    extras = metadata.get("optional-dependencies", {}).values()
+    texts = [*metadata["dependencies"], *(text for extra in extras for text in extra)]
+    return {canonicalize_name(Requirement(text).name) for text in texts}
+
+
 @pytest.mark.parametrize("project", PROJECTS, ids=lambda path: path.parent.name)
 def test_what_is_imported_is_declared(project):
     metadata = tomllib.loads(project.read_text())["project"]
-    declared = {canonicalize_name(Requirement(text).name) for text in metadata["dependencies"]}
+    declared = declared_in(metadata)
     declared.add(canonicalize_name(metadata["name"]))
     imported = set(imported_names(project.parent / "src")) - set(sys.stdlib_module_names)
 
@@ -49,7 +56,7 @@ def test_what_is_imported_is_declared(project):
 @pytest.mark.parametrize("project", PROJECTS, ids=lambda path: path.parent.name)
 def test_what_is_declared_is_imported(project):
     metadata = tomllib.loads(project.read_text())["project"]
-    declared = {canonicalize_name(Requirement(text).name) for text in metadata["dependencies"]}
+    declared = declared_in(metadata)
     imported = set(imported_names(project.parent / "src"))
 
     used = {owner for name in imported for owner in owners(name)}
