@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -89,8 +90,10 @@ class WorkerProcess:
         Asked by a signal, so that it still says goodbye to its clients: closing its standard input
         would end it at once.
         """
+        # Not Popen's terminate(), which may reap the process before asyncio does.
         with contextlib.suppress(ProcessLookupError):
-            self._process.terminate()
+            if self._process.returncode is None:
+                os.kill(self._process.pid, signal.SIGTERM)
         try:
             async with asyncio.timeout(grace_s):
                 await self._process.wait()

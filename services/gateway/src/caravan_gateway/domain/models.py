@@ -167,6 +167,9 @@ class ModelCatalog:
             return ModelDrainingError(name)
         if ModelState.FAILED in states:
             return ModelFailedError(name)
+        if not self.num_connected_hosts:
+            # A host that ends unloads its models first: its last word says nothing of the next.
+            return DependencyUnavailableError("engine")
         return ModelNotLoadedError(name)
 
 
