@@ -94,3 +94,10 @@ def test_of_hosts_that_know_the_model_one_that_has_it_loaded_is_asked(catalog):
     assert catalog.host_of("tiny") == "b:1"
     catalog.lose("b:1")
     assert catalog.host_of("tiny") == "a:1"
+
+
+def test_the_last_word_of_a_host_that_ended_is_not_believed(catalog):
+    catalog.update("a:1", Picture("a", (_model("tiny", ModelState.UNLOADED),)))
+    catalog.lose("a:1")
+    with pytest.raises(DependencyUnavailableError):
+        catalog.endpoints_of("tiny")
