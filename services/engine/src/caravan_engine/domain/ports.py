@@ -1,6 +1,7 @@
 """What the domain and the decode thread need from outside, one capability per Protocol."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy.typing as npt
 
 from caravan_engine.domain.events import FinishReason
 from caravan_engine.domain.logprobs import Logprobs
+from caravan_engine.domain.page_image import PageImage
 from caravan_engine.domain.sampling import SamplingOptions
 from caravan_rpckit.errors import CaravanError
 
@@ -129,6 +131,59 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Frees the model; nothing may be called afterwards."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PageWritten:
+    """A page is on disk now."""
+
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PageRead:
+    """A page was read, checked and decompressed."""
+
+    image: PageImage
+
+
+@dataclass(frozen=True, slots=True)
+class PageLost:
+    """A page isn't on disk: it was damaged, foreign, displaced by others, or couldn't be written."""
+
+    key: bytes
+
+
+DiskNews = PageWritten | PageRead | PageLost
+
+
+class PageDisk(Protocol):
+    """The disk tier of one worker's pages.
+
+    Called by the decode thread, which it never lets wait: the work is done by threads of its own,
+    and `poll` tells what came of it. Each `write` and `read` gets exactly one answer; a page that
+    was written may be reported lost at any later time.
+    """
+
+    def write(self, image: PageImage, *, protected: bool) -> None:
+        """Stores a page; when the budget is spent, others go first, `protected` ones last."""
+        ...
+
+    def read(self, key: bytes, *, priority: int) -> None:
+        """Fetches a page that was reported as written or found; more `priority` is sooner."""
+        ...
+
+    def forget(self, keys: Sequence[bytes]) -> None:
+        """Overwrites pages with zeros and removes them; gives no answer."""
+        ...
+
+    def resize(self, budget_bytes: int) -> None:
+        """Changes the budget; what no longer fits is reported lost."""
+        ...
+
+    def poll(self) -> Sequence[DiskNews]:
+        """Returns what happened since the last call, in order."""
         ...
 
 
