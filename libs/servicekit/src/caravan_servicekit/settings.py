@@ -46,7 +46,9 @@ class ServiceSettings(Section):
     """The root of one service's settings; subclasses set `service` and add their sections.
 
     `aliases` gives further names, environment variables or flags, to single settings:
-    `{"CARAVAN_MODEL": "model.path", "--model": "model.path"}`. The long name wins over its alias.
+    `{"CARAVAN_MODEL": "model.path", "--model": "model.path", "-m": "model.path"}`. The long name
+    wins over its alias, and of two variables the one declared later. A target behind an exclamation
+    mark is a switch turned round: `{"--no-cache": "!cache.enabled"}`.
     """
 
     service: ClassVar[str]

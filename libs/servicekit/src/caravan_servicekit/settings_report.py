@@ -69,7 +69,7 @@ def _markdown_rows(rows: Iterable[tuple[str, ...]]) -> Iterable[str]:
 
 
 def _names(dotted: str, aliases: Mapping[str, str]) -> str:
-    others = [_code(alias) for alias, target in aliases.items() if target == dotted]
+    others = [_code(alias) for alias, target in aliases.items() if target in (dotted, f"!{dotted}")]
     return _code(dotted) + (f" ({', '.join(others)})" if others else "")
 
 

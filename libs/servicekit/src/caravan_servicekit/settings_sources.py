@@ -28,6 +28,8 @@ _ACTIONS: Mapping[str, Action] = {
     "-h": "help",
 }
 _SHARED: tuple[FieldPath, ...] = (("home",),)
+_OPPOSITES = {"true": "false", "1": "0", "yes": "no", "on": "off"}
+_OPPOSITES |= {no: yes for yes, no in _OPPOSITES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,13 @@ class Findings:
         self.assignments: list[Assignment] = []
         self.faults: list[SettingsFault] = []
 
-    def take_text(self, dotted: str, text: str | None, origin: str) -> None:
-        """Takes a value from a flag or the environment; None where a value is missing."""
+    def take_text(
+        self, dotted: str, text: str | None, origin: str, *, negated: bool = False
+    ) -> None:
+        """Takes a value from a flag or the environment; None where a value is missing.
+
+        `negated` says that the name it was given by means the opposite of the setting.
+        """
         setting = self._setting(tuple(dotted.split(".")), origin)
         if setting is None:
             return
@@ -57,6 +64,8 @@ class Findings:
                 SettingsFault(dotted, f"given without a value ({origin})", setting.allowed)
             )
             return
+        if negated:  # any other word is left for pydantic to refuse
+            text = _OPPOSITES.get(text.strip().lower(), text)
         try:
             self.assignments.append(Assignment(setting.path, setting.parse(text), origin))
         except ValueError:
@@ -93,7 +102,7 @@ def parse_command_line(
     settings: Settings,
     aliases: Mapping[str, str],
 ) -> CommandLine:
-    """Reads flags: `--section.field VALUE` or `=VALUE`, `--config PATH`, and the actions."""
+    """Reads flags: `--section.field VALUE` or `=VALUE`, aliases, `--config PATH`, the actions."""
     action: Action = "run"
     config = environment.get("CARAVAN_CONFIG") or None
     findings = Findings(settings)
@@ -102,12 +111,12 @@ def parse_command_line(
         argument = remaining.pop(0)
         if argument in _ACTIONS:
             action = _ACTIONS[argument]
-        elif not argument.startswith("--"):  # not shown: it may be a secret
+        elif not _is_flag(argument, aliases):  # not shown: it may be a secret
             number = len(arguments) - len(remaining)
             fault = SettingsFault(f"argument {number}", "not a flag", "--section.field VALUE")
             findings.faults.append(fault)
         elif argument.partition("=")[0] == "--config":
-            config = _value_of(argument, remaining)
+            config = _value_of(argument, remaining, aliases)
             if not config:
                 fault = SettingsFault("--config", "given without a value", "path of a TOML file")
                 findings.faults.append(fault)
@@ -128,8 +137,13 @@ def read_environment(
     names = [name for name in aliases if name in environment]
     names += sorted(name for name in environment if name.startswith(prefix))
     for name in names:
-        dotted = aliases.get(name) or name.removeprefix(prefix).lower().replace("__", ".")
-        findings.take_text(dotted, environment[name], f"environment {name}")
+        target = aliases.get(name) or name.removeprefix(prefix).lower().replace("__", ".")
+        findings.take_text(
+            target.removeprefix("!"),
+            environment[name],
+            f"environment {name}",
+            negated=target.startswith("!"),
+        )
     return findings
 
 
@@ -192,21 +206,29 @@ def _take_flag(
     findings: Findings,
 ) -> None:
     flag = argument.partition("=")[0]
-    dotted = aliases.get(flag) or flag.removeprefix("--").replace("-", "_")
+    target = aliases.get(flag, "")
+    dotted = target.removeprefix("!") or flag.removeprefix("--").replace("-", "_")
     setting = settings.get(tuple(dotted.split(".")))
     if setting is not None and setting.is_switch and _stands_alone(argument, remaining):
         value: str | None = "true"
     else:
-        value = _value_of(argument, remaining)
-    findings.take_text(dotted, value, f"flag {flag}")
+        value = _value_of(argument, remaining, aliases)
+    findings.take_text(dotted, value, f"flag {flag}", negated=target.startswith("!"))
 
 
-def _value_of(argument: str, remaining: list[str]) -> str | None:
+def _is_flag(argument: str, aliases: Mapping[str, str]) -> bool:
+    """Whether it names something; with a single dash only what is an alias does."""
+    return argument.startswith("--") or (
+        argument.startswith("-") and argument.partition("=")[0] in aliases
+    )
+
+
+def _value_of(argument: str, remaining: list[str], aliases: Mapping[str, str]) -> str | None:
     """Takes the value of a flag off the front of what remains; None where there is none."""
     _, equals, value = argument.partition("=")
     if equals:
         return value
-    return None if not remaining or remaining[0].startswith("--") else remaining.pop(0)
+    return None if not remaining or _is_flag(remaining[0], aliases) else remaining.pop(0)
 
 
 def _stands_alone(argument: str, remaining: Sequence[str]) -> bool:

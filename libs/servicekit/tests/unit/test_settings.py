@@ -37,7 +37,14 @@ class Store(Section):
 
 class Example(ServiceSettings):
     service: ClassVar[str] = "policy"
-    aliases: ClassVar[dict[str, str]] = {"CARAVAN_PORT": "server.port", "--port": "server.port"}
+    aliases: ClassVar[dict[str, str]] = {
+        "PORT": "server.port",
+        "CARAVAN_PORT": "server.port",
+        "--port": "server.port",
+        "-p": "server.port",
+        "--lenient": "!server.strict",
+        "LENIENT": "!server.strict",
+    }
 
     server: Server = Field(Server(), description="Listener.")
     store: Store = Field(Store(), description="Storage.")
@@ -84,6 +91,50 @@ def test_the_long_name_wins_over_its_alias():
     env = {"CARAVAN_PORT": "1", "CARAVAN_POLICY__SERVER__PORT": "2"}
     assert load(env=env).server.port == 2
     assert load("--port=4", env=env).server.port == 4
+
+
+def test_of_two_variables_for_one_setting_the_later_declared_wins():
+    assert load(env={"CARAVAN_PORT": "1", "PORT": "2"}).server.port == 1
+
+
+def test_an_alias_may_be_a_short_flag():
+    assert load("-p", "7").server.port == 7
+    assert load("-p=8").server.port == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [
+        (["-q", "7"], ["not a flag", "not a flag"]),
+        (["-p", "--lenient"], ["given without a value (flag -p)"]),
+        (["--lenient", "-p"], ["given without a value (flag -p)"]),
+        (
+            ["--!server.strict"],
+            ["unknown setting (flag --!server.strict), did you mean server.strict?"],
+        ),
+        (["--lenient=maybe"], ["given 'maybe' (flag --lenient)"]),
+    ],
+)
+def test_short_and_negated_flags_are_read_strictly(arguments, given):
+    with pytest.raises(SettingsError) as caught:
+        load(*arguments)
+    assert [fault.given for fault in caught.value.faults] == given
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "strict"),
+    [
+        (["--server.strict", "--lenient"], {}, False),
+        (["--lenient", "--server.strict"], {}, True),
+        (["--lenient=false"], {}, True),
+        (["--lenient", "no"], {}, True),
+        ([], {"LENIENT": "0"}, True),
+        (["--server.strict"], {"LENIENT": "On"}, True),
+        ([], {"LENIENT": "true", "CARAVAN_POLICY__SERVER__STRICT": "true"}, True),
+    ],
+)
+def test_a_negated_alias_means_the_opposite(arguments, environment, strict):
+    assert load(*arguments, env=environment).server.strict is strict
 
 
 def test_home_is_shared_and_absolute(tmp_path):
@@ -243,10 +294,11 @@ def test_printed_settings_mask_secrets():
 def test_the_table_names_every_setting_with_bounds_default_and_meaning():
     table = settings_table(Example)
     row = (
-        "| `server.port` (`CARAVAN_PORT`, `--port`) | integer, at least 0, at most 65535 "
-        "| `50053` | Port; 0 takes a free one. |"
+        "| `server.port` (`PORT`, `CARAVAN_PORT`, `--port`, `-p`) | integer, at least 0, "
+        "at most 65535 | `50053` | Port; 0 takes a free one. |"
     )
     assert row in table.splitlines()
+    assert "| `server.strict` (`--lenient`, `LENIENT`) |" in table
     assert "| `store.url` | secret text | (secret) | Database. |" in table
     assert "| `store.most` | integer, more than 0, or none | none |" in table
     assert "| `store.path` | path, or none | none |" in table
