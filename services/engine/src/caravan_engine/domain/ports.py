@@ -150,7 +150,7 @@ class PageRead:
 
 @dataclass(frozen=True, slots=True)
 class PageLost:
-    """A page isn't on disk: it was damaged, foreign, displaced by others, or couldn't be written."""
+    """A page isn't on disk: damaged, foreign, displaced by others, or it couldn't be written."""
 
     key: bytes
 
