@@ -23,9 +23,9 @@ from caravan_engine.clients.workers import StatsWatch, WorkerClient
 from caravan_engine.config import EngineSettings, WorkersSettings
 from caravan_engine.control.events import Progress
 from caravan_engine.host.launcher import WorkerLauncher
-from caravan_engine.host.memory_needs import needed_bytes
+from caravan_engine.host.memory_needs import memory_need
 from caravan_engine.host.model_manager import ModelManager
-from caravan_engine.host.placement import MemoryBudget, WorkerPorts
+from caravan_engine.host.placement import MemoryBudget, MemoryNeed, WorkerPorts
 from caravan_engine.host.registry import ModelFile, Registry
 from caravan_engine.host.restart_policy import RestartPolicy, RestartRules
 from caravan_engine.host.served_model import LoadTools, WorkerOrder
@@ -142,7 +142,7 @@ class EngineApp:
         tools = LoadTools(
             digests=DigestCache(data / "digests.json"),
             hash_file=sha256_of,
-            needed_bytes=self._needed_bytes,
+            memory_need=self._memory_need,
             budget=self._budget,
             supervise=self._supervisor_maker(),
             drain=self._workers.drain,
@@ -151,9 +151,10 @@ class EngineApp:
             registry, tools, max_watchers=self._settings.server.max_watchers + _OWN_WATCHERS
         )
 
-    def _needed_bytes(self, file: ModelFile) -> int:
+    def _memory_need(self, file: ModelFile) -> MemoryNeed:
         """Blocks for as long as reading a header takes; refuses what is no servable GGUF."""
-        return needed_bytes(self._settings.context, read_gguf(file.path).shape())
+        shape = read_gguf(file.path).shape()
+        return memory_need(self._settings.context, self._settings.kv, shape)
 
     def _supervisor_maker(
         self,

@@ -22,6 +22,26 @@ class KvType(StrEnum):
     Q4_0 = "q4_0"
 
 
+class PageCodec(StrEnum):
+    """How pages on disk are compressed."""
+
+    NONE = "none"
+    ZSTD = "zstd"
+
+
+class IdlePages(StrEnum):
+    """Where pages stay that nobody uses."""
+
+    AUTO = "auto"
+    CELLS = "cells"
+    HOST = "host"
+
+
+MAX_SEQUENCE_IDS = 256
+"""As many as llama.cpp has."""
+SCRATCH_SEQUENCE_IDS = 1
+"""For pages on their way out of the cells and in again."""
+
 _HOST = r"^[A-Za-z0-9._-]+$"
 
 
@@ -111,7 +131,12 @@ class ContextSettings(Section):
         description="Most tokens of one request, input and output; 0 means the smaller of `cells` "
         "and what the model was trained for.",
     )
-    seats: int = Field(16, ge=1, le=256, description="Requests that decode together.")
+    seats: int = Field(
+        16,
+        ge=1,
+        le=MAX_SEQUENCE_IDS - SCRATCH_SEQUENCE_IDS,
+        description="Requests that decode together.",
+    )
     token_budget: int = Field(
         512, ge=1, description="Most tokens computed in one step (llama.cpp's n_batch)."
     )
@@ -135,6 +160,78 @@ class ContextSettings(Section):
             raise ValueError("micro_batch can't exceed token_budget")
         if self.max_tokens > self.cells:
             raise ValueError("max_tokens can't exceed cells")
+        return self
+
+
+class KvSettings(Section):
+    """Pages: how computed positions are shared, moved and kept."""
+
+    paged: bool = Field(
+        True,
+        description="Whether memory is shared and moved by pages; otherwise by whole sequences, "
+        "as with models that can't page.",
+    )
+    page_size: int = Field(256, ge=16, le=8192, multiple_of=16, description="Tokens of a page.")
+    coalesce: bool = Field(True, description="Whether adjacent partial pages become one.")
+    host_budget_bytes: int | None = Field(
+        None,
+        ge=0,
+        description="Bytes of host memory for the pages of each model; `none` means four times "
+        "the size of its cells, 0 keeps none. Less where the memory budget is tight.",
+    )
+    disk_budget_bytes: int = Field(
+        0,
+        ge=0,
+        description="Bytes on disk for the pages of each model; 0 keeps none. Pages hold prompts: "
+        "whoever reads the folder can read them.",
+    )
+    disk_directory: Path | None = Field(
+        None, description="Folder of pages on disk; `none` means `<home>/pages`."
+    )
+    disk_compression: PageCodec = Field(
+        PageCodec.NONE, description="How pages on disk are compressed."
+    )
+    async_prefetch: bool = Field(
+        True,
+        description="Whether threads read pages from disk before they are needed; otherwise steps "
+        "wait for the disk.",
+    )
+    prefetch_threads: int = Field(
+        1, ge=1, le=64, description="Threads that read pages from disk; idle while none is wanted."
+    )
+    prefetch_lookahead: int = Field(
+        4, ge=0, description="Waiting requests whose pages are fetched ahead; 0 fetches none."
+    )
+    start_watermark: float = Field(
+        0.85,
+        gt=0,
+        le=1,
+        description="Share of the cells in use at which pages begin to leave.",
+    )
+    stop_watermark: float = Field(
+        0.70, ge=0, lt=1, description="Share of the cells in use at which pages stop to leave."
+    )
+    idle_pages: IdlePages = Field(
+        IdlePages.AUTO,
+        description="Where pages stay that nobody uses; `auto` means cells on a device with memory "
+        "of its own, and host memory on a CPU, which slows down with each cell in use.",
+    )
+    resident_sequences: int = Field(
+        16,
+        ge=0,
+        le=MAX_SEQUENCE_IDS - SCRATCH_SEQUENCE_IDS,
+        description="Sequence ids that hold pages in cells while nobody uses them; 0 holds none.",
+    )
+    shared_prefixes: tuple[str, ...] = Field(
+        (),
+        description="Texts whose pages all tenants share, so that any can find out by timing "
+        "that somebody used them; JSON where one holds a comma.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.stop_watermark >= self.start_watermark:
+            raise ValueError("start_watermark must be above stop_watermark")
         return self
 
 
@@ -178,23 +275,79 @@ class LogSettings(Section):
     )
 
 
+_LLAMA_CPP_NAMES: Mapping[str, str] = {
+    "LLAMA_ARG_MODEL": "models.path",
+    "--model": "models.path",
+    "-m": "models.path",
+    "LLAMA_ARG_CTX_SIZE": "context.cells",
+    "--ctx-size": "context.cells",
+    "-c": "context.cells",
+    "LLAMA_ARG_N_PARALLEL": "context.seats",
+    "--parallel": "context.seats",
+    "-np": "context.seats",
+    "LLAMA_ARG_BATCH": "context.token_budget",
+    "--batch-size": "context.token_budget",
+    "-b": "context.token_budget",
+    "LLAMA_ARG_UBATCH": "context.micro_batch",
+    "--ubatch-size": "context.micro_batch",
+    "-ub": "context.micro_batch",
+    "LLAMA_ARG_THREADS": "context.threads",
+    "--threads": "context.threads",
+    "-t": "context.threads",
+    "LLAMA_ARG_N_GPU_LAYERS": "context.gpu_layers",
+    "--gpu-layers": "context.gpu_layers",
+    "--n-gpu-layers": "context.gpu_layers",
+    "-ngl": "context.gpu_layers",
+    "LLAMA_ARG_CACHE_TYPE_K": "context.key_type",
+    "--cache-type-k": "context.key_type",
+    "-ctk": "context.key_type",
+    "LLAMA_ARG_CACHE_TYPE_V": "context.value_type",
+    "--cache-type-v": "context.value_type",
+    "-ctv": "context.value_type",
+    "LLAMA_ARG_PAGED_KV": "kv.paged",
+    "--paged-kv": "kv.paged",
+    "LLAMA_ARG_NO_PAGED_KV": "!kv.paged",
+    "--no-paged-kv": "!kv.paged",
+    "LLAMA_ARG_KV_PAGE_SIZE": "kv.page_size",
+    "--kv-page-size": "kv.page_size",
+    "LLAMA_ARG_NO_COALESCE_PAGES": "!kv.coalesce",
+    "--no-coalesce-pages": "!kv.coalesce",
+    "LLAMA_ARG_ASYNC_PREFETCH": "kv.async_prefetch",
+    "--async-prefetch": "kv.async_prefetch",
+    "LLAMA_ARG_NO_ASYNC_PREFETCH": "!kv.async_prefetch",
+    "--no-async-prefetch": "!kv.async_prefetch",
+}
+"""Names that llama.cpp's users know, and others in its style."""
+
+
 class EngineSettings(ServiceSettings):
     """All settings of the engine host and its workers."""
 
     service: ClassVar[str] = "engine"
     aliases: ClassVar[Mapping[str, str]] = {
+        **_LLAMA_CPP_NAMES,
         "CARAVAN_MODEL": "models.path",
-        "--model": "models.path",
     }
 
     server: ServerSettings = Field(ServerSettings(), description="Where the host listens.")
     models: ModelsSettings = Field(ModelsSettings(), description="Which models there are.")
     workers: WorkersSettings = Field(WorkersSettings(), description="Worker processes.")
     context: ContextSettings = Field(ContextSettings(), description="llama.cpp's context.")
+    kv: KvSettings = Field(KvSettings(), description="Pages of computed positions.")
     queue: QueueSettings = Field(QueueSettings(), description="Waiting requests.")
     chat: ChatSettings = Field(ChatSettings(), description="Chat templates.")
     telemetry: TelemetrySettings = Field(TelemetrySettings(), description="Numbers of workers.")
     log: LogSettings = Field(LogSettings(), description="Logging.")
+
+    @model_validator(mode="after")
+    def _enough_sequence_ids(self) -> Self:
+        resident = self.kv.resident_sequences if self.kv.paged else 0
+        free = MAX_SEQUENCE_IDS - SCRATCH_SEQUENCE_IDS
+        if self.context.seats + resident > free:
+            raise ValueError(
+                f"context.seats and kv.resident_sequences can't exceed {free} together"
+            )
+        return self
 
     @property
     def model_directory(self) -> Path:

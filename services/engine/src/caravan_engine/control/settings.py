@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from caravan_engine.config import ChatSettings, ContextSettings, QueueSettings
+from caravan_engine.config import ChatSettings, ContextSettings, KvSettings, QueueSettings
 
 
 class WorkerSettings(BaseModel):
@@ -23,8 +23,15 @@ class WorkerSettings(BaseModel):
     log_level: str
     telemetry_address: str | None = None  # where spans go
     context: ContextSettings
+    kv: KvSettings
+    host_page_bytes: int = Field(ge=0)  # what the memory plan grants the host tier; 0: no tier
     queue: QueueSettings
     chat: ChatSettings
+
+    @property
+    def page_directory(self) -> Path:
+        """The folder of this worker's pages on disk; no other worker writes there."""
+        return (self.kv.disk_directory or self.home / "pages") / str(self.replica_index)
 
     def to_line(self) -> bytes:
         """The line, newline included."""

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from caravan_engine.domain.errors import ModelTooLargeError
-
 _FLOAT, _HALF = 4, 2
 _ROWS_OF_WIDTH, _ROWS_OF_FFN = 4, 3
 _CELL_PADDING = 256
+
+DEFAULT_HOST_PAGES = 4
+"""How often the host tier holds what the cells hold, unless it is told a size."""
 
 MAX_EMBEDDED_TOKENS = 64
 """Most tokens of a step that embeds. llama.cpp computes logits for each token whose vector it
@@ -51,6 +52,7 @@ class ContextShape:
     ubatch_tokens: int
     key_type: KvElement = KvElement.F16
     value_type: KvElement = KvElement.F16
+    host_page_bytes: int | None = None  # None: DEFAULT_HOST_PAGES times the cells
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,21 +68,18 @@ class MemoryPlan:
     compute_bytes: int
     output_bytes: int
     embedding_bytes: int  # by which the outputs grow when something is embedded
+    host_page_bytes: int  # pages outside the cells; the model runs with less, or none
+
+    @property
+    def fixed_bytes(self) -> int:
+        """What it can't run without."""
+        outputs = self.output_bytes + self.embedding_bytes
+        return self.weight_bytes + self.kv_bytes + self.compute_bytes + outputs
 
     @property
     def total_bytes(self) -> int:
         """All of it."""
-        outputs = self.output_bytes + self.embedding_bytes
-        return self.weight_bytes + self.kv_bytes + self.compute_bytes + outputs
-
-    def check(self, budget_bytes: int) -> None:
-        """Compares with what the model may have.
-
-        Raises:
-            ModelTooLargeError: with both sizes.
-        """
-        if self.total_bytes > budget_bytes:
-            raise ModelTooLargeError(needed_bytes=self.total_bytes, budget_bytes=budget_bytes)
+        return self.fixed_bytes + self.host_page_bytes
 
 
 def plan_memory(model: ModelShape, context: ContextShape) -> MemoryPlan:
@@ -97,12 +96,15 @@ def plan_memory(model: ModelShape, context: ContextShape) -> MemoryPlan:
     rows = _ROWS_OF_WIDTH * model.embedding_size + _ROWS_OF_FFN * model.ffn_size
     logits = model.vocabulary_size * _FLOAT
     num_embedded = max(context.num_seats, MAX_EMBEDDED_TOKENS)
+    kv_bytes = model.num_layers * num_cells * (keys + values)
+    pages = context.host_page_bytes
     mask = num_cells * context.ubatch_tokens * _HALF
     return MemoryPlan(
         weight_bytes=model.weight_bytes,
-        kv_bytes=model.num_layers * num_cells * (keys + values),
+        kv_bytes=kv_bytes,
         compute_bytes=max(context.ubatch_tokens * rows * _FLOAT, num_embedded * logits) + mask,
         output_bytes=context.num_seats * logits,
         embedding_bytes=(num_embedded - context.num_seats) * logits
         + num_embedded * model.embedding_size * _FLOAT,
+        host_page_bytes=DEFAULT_HOST_PAGES * kv_bytes if pages is None else pages,
     )

@@ -82,6 +82,8 @@ class WorkerLauncher:
             log_level=self._settings.log.level,
             telemetry_address=self._settings.telemetry.address,
             context=self._settings.context,
+            kv=self._settings.kv,
+            host_page_bytes=order.host_page_bytes,
             queue=self._settings.queue,
             chat=self._settings.chat,
         )

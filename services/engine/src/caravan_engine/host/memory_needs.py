@@ -1,13 +1,14 @@
 """How much memory a model will need with the engine's settings, by its file's header alone."""
 
-from caravan_engine.config import ContextSettings
+from caravan_engine.config import ContextSettings, KvSettings
 from caravan_engine.domain.memory_plan import ContextShape, KvElement, ModelShape, plan_memory
+from caravan_engine.host.placement import MemoryNeed
 
 # A worker before it loads anything: the interpreter, gRPC, numpy, llama.cpp's code.
 PROCESS_BYTES = 64 * 2**20
 
 
-def needed_bytes(context: ContextSettings, shape: ModelShape) -> int:
+def memory_need(context: ContextSettings, kv: KvSettings, shape: ModelShape) -> MemoryNeed:
     """Plans the memory of a worker for a model of `shape`."""
     plan = plan_memory(
         shape,
@@ -17,6 +18,7 @@ def needed_bytes(context: ContextSettings, shape: ModelShape) -> int:
             ubatch_tokens=context.micro_batch or context.token_budget,
             key_type=KvElement[context.key_type.name],
             value_type=KvElement[context.value_type.name],
+            host_page_bytes=kv.host_budget_bytes,
         ),
     )
-    return PROCESS_BYTES + plan.total_bytes
+    return MemoryNeed(PROCESS_BYTES + plan.fixed_bytes, plan.host_page_bytes)

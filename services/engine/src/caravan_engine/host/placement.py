@@ -1,11 +1,20 @@
 """Which port and how much memory each worker has. Pure: whether a port is free is asked for."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from caravan_engine.domain.errors import ModelTooLargeError
 from caravan_engine.host.errors import NoFreePortError
 
 NUM_WORKER_PORTS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeed:
+    """What a model can't do without, and what it would like to have for pages in host memory."""
+
+    fixed_bytes: int
+    host_page_bytes: int = 0
 
 
 class MemoryBudget:
@@ -20,16 +29,21 @@ class MemoryBudget:
         """What is not reserved."""
         return self._total_bytes - sum(self._reserved.values())
 
-    def reserve(self, model: str, needed_bytes: int) -> None:
-        """Reserves `needed_bytes` for `model`, replacing what it had.
+    def reserve(self, model: str, need: MemoryNeed) -> int:
+        """Reserves memory for `model`, replacing what it had, and returns the bytes for pages.
+
+        Pages give way to models: they get at most half of what this model leaves, so that models
+        still to come find room.
 
         Raises:
-            ModelTooLargeError: that much is not left; what it had stays.
+            ModelTooLargeError: what it can't do without is not left; what it had stays.
         """
         free_bytes = self.free_bytes + self._reserved.get(model, 0)
-        if needed_bytes > free_bytes:
-            raise ModelTooLargeError(needed_bytes=needed_bytes, budget_bytes=free_bytes)
-        self._reserved[model] = needed_bytes
+        if need.fixed_bytes > free_bytes:
+            raise ModelTooLargeError(needed_bytes=need.fixed_bytes, budget_bytes=free_bytes)
+        page_bytes = min(need.host_page_bytes, (free_bytes - need.fixed_bytes) // 2)
+        self._reserved[model] = need.fixed_bytes + page_bytes
+        return page_bytes
 
     def release(self, model: str) -> None:
         """Gives back what `model` reserved; nothing happens when it had none."""

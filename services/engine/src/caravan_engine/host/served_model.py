@@ -12,7 +12,7 @@ from caravan_engine.domain.errors import ModelFileInvalidError, ModelLoadFailedE
 from caravan_engine.host.broadcast import Broadcast
 from caravan_engine.host.errors import LoadAbandonedError
 from caravan_engine.host.models import EndpointView, LoadProgress, ModelState, ReplicaView
-from caravan_engine.host.placement import MemoryBudget
+from caravan_engine.host.placement import MemoryBudget, MemoryNeed
 from caravan_engine.host.registry import ModelFile
 from caravan_engine.host.supervisor import (
     Drain,
@@ -45,6 +45,7 @@ class WorkerOrder:
     file: ModelFile
     digest: str
     replica_index: int
+    host_page_bytes: int = 0
 
     @property
     def label(self) -> str:
@@ -56,13 +57,13 @@ class WorkerOrder:
 class LoadTools:
     """What loading needs of the outside.
 
-    `hash_file` and `needed_bytes` block and are called in threads; `needed_bytes` and
+    `hash_file` and `memory_need` block and are called in threads; `memory_need` and
     `supervise` raise CaravanError for a file that can't be served.
     """
 
     digests: DigestStore
     hash_file: Callable[[ModelFile, Callable[[float], None], threading.Event], str]
-    needed_bytes: Callable[[ModelFile], int]
+    memory_need: Callable[[ModelFile], MemoryNeed]
     budget: MemoryBudget
     supervise: Callable[[WorkerOrder, Callable[[], None], Callable[[Progress], None]], Supervisor]
     drain: Drain
@@ -158,8 +159,8 @@ class ServedModel:
         try:
             self.file.require_sound()
             self.digest = await self._verify()
-            await self._plan()
-            order = WorkerOrder(self.file, self.digest, replica_index=0)
+            host_page_bytes = await self._plan()
+            order = WorkerOrder(self.file, self.digest, 0, host_page_bytes)
             self._supervisor = self._tools.supervise(order, self._follow, self._report)
         except CaravanError as error:
             self._fail(error)
@@ -184,12 +185,19 @@ class ServedModel:
         if self._progress.value.phase is LoadPhase.VERIFYING:
             self._publish(phase=LoadPhase.VERIFYING, fraction=fraction)
 
-    async def _plan(self) -> None:
+    async def _plan(self) -> int:
+        """Reserves memory; returns how much of it is for pages outside the cells."""
         self._publish(phase=LoadPhase.PLANNING, fraction=0.0)
-        needed_bytes = await asyncio.to_thread(self._tools.needed_bytes, self.file)
+        need = await asyncio.to_thread(self._tools.memory_need, self.file)
         budget_bytes = self._tools.budget.free_bytes
-        self._tools.budget.reserve(self.file.name, needed_bytes)
+        granted_bytes = self._tools.budget.reserve(self.file.name, need)
+        if granted_bytes < need.host_page_bytes:
+            extra = {"model": self.file.name, "granted_bytes": granted_bytes}
+            extra["wanted_bytes"] = need.host_page_bytes
+            _log.warning("memory is tight: less host memory for pages", extra=extra)
+        needed_bytes = need.fixed_bytes + granted_bytes
         self._progress.publish(LoadProgress(LoadPhase.PLANNING, 1.0, needed_bytes, budget_bytes))
+        return granted_bytes
 
     async def _take_down(self, timeout_s: float) -> int:
         self._abandoned.set()

@@ -1,6 +1,5 @@
 import pytest
 
-from caravan_engine.domain.errors import ModelTooLargeError
 from caravan_engine.domain.memory_plan import ContextShape, KvElement, ModelShape, plan_memory
 
 MIB = 2**20
@@ -40,12 +39,14 @@ def test_the_plan_is_within_a_tenth_of_what_llama_cpp_reported(
     assert plan.output_bytes == pytest.approx(output_mib * MIB, rel=0.1)
 
 
-def test_a_model_over_the_budget_is_refused_with_both_sizes():
+def test_pages_in_host_memory_are_four_times_the_cells_unless_told_otherwise():
     plan = plan_memory(HALF_B, context())
-    plan.check(plan.total_bytes)
-    with pytest.raises(ModelTooLargeError) as caught:
-        plan.check(plan.total_bytes - 1)
-    assert caught.value.metadata == {
-        "needed_bytes": str(plan.total_bytes),
-        "budget_bytes": str(plan.total_bytes - 1),
-    }
+    assert plan.host_page_bytes == 4 * plan.kv_bytes
+    assert plan.total_bytes == plan.fixed_bytes + plan.host_page_bytes
+
+
+@pytest.mark.parametrize("host_page_bytes", [0, 1000])
+def test_the_operator_says_how_much_host_memory_pages_may_take(host_page_bytes):
+    plan = plan_memory(HALF_B, context(host_page_bytes=host_page_bytes))
+    assert plan.total_bytes == plan.fixed_bytes + host_page_bytes
+    assert plan.fixed_bytes == plan_memory(HALF_B, context()).fixed_bytes

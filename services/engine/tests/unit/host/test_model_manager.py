@@ -26,10 +26,10 @@ from caravan_engine.host.errors import (
 )
 from caravan_engine.host.model_manager import ModelManager
 from caravan_engine.host.models import ModelState
-from caravan_engine.host.placement import MemoryBudget
+from caravan_engine.host.placement import MemoryBudget, MemoryNeed
 from caravan_engine.host.registry import ModelFile, Registry
 from caravan_engine.host.restart_policy import RestartPolicy, RestartRules
-from caravan_engine.host.served_model import LoadTools
+from caravan_engine.host.served_model import LoadTools, WorkerOrder
 from caravan_engine.host.supervisor import Supervisor, SupervisorTimes
 from caravan_rpckit.errors import Reason
 
@@ -78,7 +78,8 @@ class World:
     def __init__(self) -> None:
         self.files = {name: ModelFile(name, Path(f"/models/{name}.gguf"), 10) for name in "abc"}
         self.files["broken"] = ModelFile("broken", Path("/x"), fault="does not exist")
-        self.sizes = {"a": 60, "b": 60, "c": 10}
+        self.needs = {"a": MemoryNeed(60), "b": MemoryNeed(60), "c": MemoryNeed(10, 1000)}
+        self.orders: list[WorkerOrder] = []
         self.workers: list[FakeWorker] = []
         self.worker_started = asyncio.Event()
         self.drained: list[float] = []
@@ -91,7 +92,7 @@ class World:
         tools = LoadTools(
             digests=Digests(),
             hash_file=self._hash,
-            needed_bytes=lambda file: self.sizes[file.name],
+            memory_need=lambda file: self.needs[file.name],
             budget=self.budget,
             supervise=self._supervise,
             drain=self._drain,
@@ -106,6 +107,7 @@ class World:
         return "d" * 64
 
     def _supervise(self, order, on_change, on_progress):
+        self.orders.append(order)
         return Supervisor(
             order.label,
             self._launch,
@@ -235,6 +237,15 @@ async def test_a_model_over_the_budget_starts_no_worker(world):
     assert refused.value.metadata == {"needed_bytes": "60", "budget_bytes": "40"}
     assert world.state("b") is ModelState.FAILED
     assert len(world.workers) == 1
+
+
+async def test_a_worker_is_told_how_much_memory_its_pages_got(world):
+    await world.load("a")
+    steps = asyncio.create_task(world.collect("c"))
+    (await world.worker(1)).sent.put_nowait(Ready(port=7001, details=DETAILS))
+
+    assert (await steps)[-1].needed_bytes == 10 + 15
+    assert [order.host_page_bytes for order in world.orders] == [0, 15]
 
 
 async def test_unloading_makes_room_for_another(world):
