@@ -13,6 +13,7 @@ from caravan.inference.v1 import generation_pb2 as pb
 from caravan.model.v1 import model_service_pb2 as model_pb
 from caravan.policy.v1 import policy_admin_service_pb2 as policy_pb
 from caravan_rpckit.details import error_details
+from caravan_testkit.stack import SERVICES
 
 
 def request(**fields):
@@ -37,6 +38,20 @@ def refused(client, message):
     assert answers[0][0] is answers[1][0]
     assert answers[0][1].reason == answers[1][1].reason
     return answers[0]
+
+
+@pytest.fixture(autouse=True)
+def the_service_is_as_before(admin, stack):
+    """Whoever may call is answered as before, by the same processes."""
+    before = [process.pid for process in processes(stack)]
+    yield
+    answer = admin.inference.Generate(request(), metadata=admin.metadata, timeout=20)
+    assert answer.choices[0].token_ids
+    assert [process.pid for process in processes(stack)] == before
+
+
+def processes(stack):
+    return [*(stack.process(name) for name in SERVICES), *stack.workers()]
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,10 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from caravan.inference.v1 import inference_service_pb2 as inference_pb
 from caravan_client.cli.app import app
 from caravan_rpckit.errors import FieldViolation
 
 SECRET = "crv_secret_1"
-SERVES_EMBED = "Embed" in (
-    inference_pb.DESCRIPTOR.services_by_name["InferenceService"].methods_by_name
-)
 
 
 @pytest.fixture
@@ -118,7 +114,6 @@ def test_logprobs_are_in_the_events(run):
     assert run("generate", "Once", "--logprobs", "1").exit_code == 2
 
 
-@pytest.mark.skipif(not SERVES_EMBED, reason="the contract has no Embed")
 def test_texts_become_vectors_one_a_line(run, gateway):
     result = run("embed", "-m", "alpha", "a", "b")
     assert [json.loads(line) for line in result.stdout.splitlines()] == [[0.0, 1.0], [1.0, 1.0]]
@@ -126,7 +121,6 @@ def test_texts_become_vectors_one_a_line(run, gateway):
     assert (request.model, [one.text for one in request.inputs]) == ("alpha", ["a", "b"])
 
 
-@pytest.mark.skipif(not SERVES_EMBED, reason="the contract has no Embed")
 def test_lines_of_a_pipe_are_embedded_in_batches(run, gateway):
     (*_, last) = lines(run("embed", "--json", stdin="text\n" * 300).stdout)
     assert [len(request.inputs) for _, request, _ in gateway.calls] == [256, 44]
