@@ -66,6 +66,11 @@ class GatewaySource:
             if event.HasField("delta"):
                 yield len(event.delta.token_ids)
 
+    def generate(self, prompt: Sequence[int], output_tokens: int) -> None:
+        """The same as one answer."""
+        request = _request(self._model, prompt, output_tokens)
+        self._stub.Generate(request, metadata=self._metadata, timeout=TIMEOUT_S)
+
 
 class WorkerSource:
     """A Caravan worker, called as a gateway calls it."""
