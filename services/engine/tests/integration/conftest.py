@@ -295,6 +295,7 @@ def run_request(**fields):
     caller = {"tenant": "default", "principal": "alice", "priority": 10, "request_id": "req-1"}
     caller |= fields.pop("caller", {})
     fields.pop("worker", None)
+    continuation = fields.pop("continuation", None)
     given = {"model": "tiny", "max_output_tokens": 8, "seed": 7}
     if not {"text", "chat", "token_ids"} & set(fields):
         given["text"] = "Once upon a time"
@@ -302,7 +303,9 @@ def run_request(**fields):
     request = generation_pb.GenerateRequest(
         **{**given, **fields}, sampling=generation_pb.SamplingOptions(**sampling)
     )
-    return worker_pb.RunRequest(request=request, caller=worker_pb.Caller(**caller))
+    return worker_pb.RunRequest(
+        request=request, caller=worker_pb.Caller(**caller), continuation=continuation
+    )
 
 
 @pytest.fixture

@@ -46,6 +46,7 @@ class Delta:
     token_ids: tuple[int, ...]
     token_offset: int  # tokens of this choice before these
     logprobs: tuple[TokenLogprobs, ...] = ()  # one for each token, where asked for
+    mirostat_mu: float | None = None  # after the last of the tokens, where Mirostat is used
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,9 +52,16 @@ class RepetitionWindow:
         kept = history[-self._size :]
         self._num = len(kept)
         self._num_since_breaker, self._tail = self._size, b""
+        for token in self._before_window(history):
+            self._read(token)
         self._tokens[: self._num] = kept
         self._is_breaker[: self._num] = [self._read(token) for token in kept]
         self._lengths[: self._num] = _common_ends(kept)
+
+    def _before_window(self, history: Sequence[int]) -> Sequence[int]:
+        """Tokens before the window in which a breaker may begin that ends in it."""
+        before = history[: -self._size]
+        return before[-self._num_kept_bytes :] if self._num_kept_bytes else ()
 
     def accept(self, tokens: Iterable[int]) -> None:
         """Moves the window over `tokens`, oldest first."""

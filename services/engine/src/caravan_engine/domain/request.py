@@ -1,5 +1,6 @@
 """A request as the scheduler knows it: tokenized, with every default filled in."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -60,6 +61,23 @@ class EmbeddingRequest(QueuedRequest):
     pooling: Pooling
 
 
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """What a client has of a choice that another worker began."""
+
+    tokens: tuple[int, ...] = ()
+    is_finished: bool = False
+    mirostat_mu: float | None = None  # after the last of the tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """What a client has of a whole request: of each choice, and of its first event."""
+
+    choices: tuple[Emitted, ...]
+    cached_tokens: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest(QueuedRequest):
     """One client's call for text."""
@@ -71,11 +89,16 @@ class GenerationRequest(QueuedRequest):
     ignore_eos: bool = False
     choice_count: int = 1
     num_top_logprobs: int | None = None  # named beside each token; None: no log-probabilities
+    continuation: Continuation | None = None  # of a request that another worker began
 
     @property
     def num_shared_tokens(self) -> int:
         """Tokens of the prompt that its choices have in common in memory."""
         return len(self.prompt) - 1 if self.choice_count > 1 else 0
+
+    def emitted(self, choice_index: int) -> Emitted:
+        """Returns what the client has of a choice."""
+        return self.continuation.choices[choice_index] if self.continuation else Emitted()
 
     def _violations(self) -> Iterator[FieldViolation]:
         yield from QueuedRequest._violations(self)
@@ -88,11 +111,23 @@ class GenerationRequest(QueuedRequest):
             yield FieldViolation("seed", "must be an unsigned 64-bit number")
         if self.max_output_tokens < 1:
             yield FieldViolation("max_output_tokens", "must be at least 1")
+        if self.continuation:
+            yield from self._faults_of(self.continuation)
         if len(self.stop) > MAX_STOPS:
             yield FieldViolation("stop", f"at most {MAX_STOPS} strings")
         for index, stop in enumerate(self.stop):
             if not 1 <= len(stop.encode()) <= MAX_STOP_BYTES:
                 yield FieldViolation(f"stop[{index}]", f"must have 1 to {MAX_STOP_BYTES} bytes")
+
+    def _faults_of(self, continuation: Continuation) -> Iterator[FieldViolation]:
+        if len(continuation.choices) != self.choice_count:
+            yield FieldViolation("continuation.choices", "must be one for each choice")
+        for index, emitted in enumerate(continuation.choices):
+            path, mu = f"continuation.choices[{index}]", emitted.mirostat_mu
+            if len(emitted.tokens) > self.max_output_tokens:
+                yield FieldViolation(f"{path}.token_ids", "more than max_output_tokens")
+            if mu is not None and not math.isfinite(mu):
+                yield FieldViolation(f"{path}.mirostat_mu", "must be finite")
 
 
 def check_token_ids(token_ids: Sequence[int], vocabulary: Vocabulary) -> None:

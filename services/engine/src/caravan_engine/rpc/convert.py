@@ -26,7 +26,9 @@ from caravan_engine.domain.model_facts import Pooling
 from caravan_engine.domain.request import (
     DEFAULT_MAX_OUTPUT_TOKENS,
     DEFAULT_PRIORITY,
+    Continuation,
     EmbeddingRequest,
+    Emitted,
     GenerationRequest,
 )
 from caravan_engine.domain.sampling import (
@@ -215,6 +217,7 @@ def generation_of(
         choice_count=request.choice_count if request.HasField("choice_count") else 1,
         priority=_priority_of(run),
         deadline=deadline,
+        continuation=_continuation_of(run),
     )
 
 
@@ -222,7 +225,9 @@ def to_response(event: Event, identity: Identity) -> worker_pb.RunResponse:
     """Converts an event."""
     match event:
         case Delta():
-            return worker_pb.RunResponse(event=pb.GenerateEvent(delta=_to_delta(event)))
+            return worker_pb.RunResponse(
+                event=pb.GenerateEvent(delta=_to_delta(event)), mirostat_mu=event.mirostat_mu
+            )
         case Started():
             return worker_pb.RunResponse(
                 event=pb.GenerateEvent(started=_to_started(event, identity))
@@ -240,6 +245,22 @@ def _priority_of(run: worker_pb.RunRequest | worker_pb.EmbedRequest) -> int:
     if run.HasField("caller"):
         return run.caller.priority
     return run.request.priority if run.request.HasField("priority") else DEFAULT_PRIORITY
+
+
+def _continuation_of(run: worker_pb.RunRequest) -> Continuation | None:
+    if not run.HasField("continuation"):
+        return None
+    return Continuation(
+        tuple(
+            Emitted(
+                tokens=tuple(each.token_ids),
+                is_finished=each.finished,
+                mirostat_mu=each.mirostat_mu if each.HasField("mirostat_mu") else None,
+            )
+            for each in run.continuation.choices
+        ),
+        run.continuation.cached_tokens,
+    )
 
 
 def _to_started(event: Started, identity: Identity) -> pb.Started:

@@ -93,6 +93,8 @@ class WorkerServicer:
         # So that the line in our log has the name that everybody else knows the call by.
         call.request_id = run.caller.request_id or call.request_id
         call.trace.begin(run.caller.traceparent)
+        if run.HasField("continuation"):
+            self._require_digest(run.continuation.model_digest)
         seed = seed_of(run.request)
         request = generation_of(
             run,
@@ -196,6 +198,11 @@ class WorkerServicer:
     def _require_model(self, model: str) -> None:
         if model != self._model.name:
             raise WrongModelError(model)
+
+    def _require_digest(self, digest: str) -> None:
+        """What one model began, another of the same name can't go on with."""
+        if digest != self._model.digest:
+            raise WrongModelError(self._model.name)
 
 
 def _require_peer(call: Call, *peers: str) -> None:

@@ -55,10 +55,22 @@ class Detokenizer:
         match = self._matcher.feed(new_text)
         if match is not None:
             self.stop_string = match.stop
-            return self._all((self._text + new_text)[: len(self._text) + match.start])
+            end = max(0, len(self._text) + match.start)  # what `skip` read has left already
+            return self._all((self._text + new_text)[:end])
         self._hold(new_text)
         self._ends.append(None if self._tail else len(self._text))
         return self._certain(len(self._text) - self._matcher.num_undecided)
+
+    def skip(self, tokens: Sequence[int]) -> None:
+        """Reads what has left already, text and all, from another detokenizer of this text.
+
+        Whole tokens leave, so no text is half out; but they may hold the beginning of a stop
+        string, or all of one.
+        """
+        for token in tokens:
+            if self.stop_string is None:
+                self.append(token)
+        self._all("")
 
     def spell(self, token: int) -> str:
         """Returns a token's text by itself; a part of a character is U+FFFD."""

@@ -26,6 +26,7 @@ from caravan_engine.domain.token_sampler import TokenSampler
 from caravan_engine.runtime.detokenizer import Detokenizer
 from caravan_engine.runtime.embeddings import EmbeddingJob, VectorWriter
 from caravan_engine.runtime.output_stream import EventPacer, OutputStream
+from caravan_engine.runtime.resumption import resume
 from caravan_engine.runtime.stats import EngineStats, Gauges, StatsSnapshot
 from caravan_engine.runtime.step_runner import StepRunner
 from caravan_engine.runtime.writers import GroupWriter, SequenceWriter
@@ -93,6 +94,7 @@ class EngineLoop:
         """Queues a request and returns its events; close the stream to cancel it.
 
         Raises:
+            TokenOutOfRangeError: if it goes on from tokens that don't exist.
             ContextLengthExceededError: if it can never fit.
             InvalidFieldError: if it biases tokens that don't exist or wants more choices than
                 there are seats.
@@ -105,7 +107,7 @@ class EngineLoop:
         except CaravanError as error:
             self._stats.refused(error.reason.value.lower())
             raise
-        self._inbox.put(partial(self._scheduler.submit, group))
+        self._inbox.put(partial(self._scheduler.submit if group.live else self._conclude, group))
         return stream
 
     def embed(self, request: EmbeddingRequest) -> EmbeddingJob:
@@ -156,6 +158,7 @@ class EngineLoop:
     def _open(self, request: GenerationRequest) -> tuple[SequenceGroup, OutputStream]:
         max_tokens = self._limits.max_tokens(request)
         check_logit_bias(request.sampling, self._backend.vocabulary)
+        resumption = resume(request, self._backend.vocabulary, max_tokens)
         stream = OutputStream(
             self._pacer,
             on_read=self._has_read,
@@ -164,42 +167,57 @@ class EngineLoop:
         group = SequenceGroup(
             request,
             [
-                TokenSequence(
-                    request,
-                    max_tokens=max_tokens,
-                    work=self._sampler(request, choice_index),
-                    output=self._writer(request, stream, choice_index),
-                    choice_index=choice_index,
-                    num_top_logprobs=request.num_top_logprobs,
-                )
-                for choice_index in range(request.choice_count)
+                self._sequence(request, choice_index, max_tokens, stream, detokenizer)
+                for choice_index, detokenizer in resumption.detokenizers.items()
             ],
-            output=GroupWriter(stream, mark_written=self._mark_written),
+            output=GroupWriter(stream, mark_written=self._mark_written, earlier=resumption.earlier),
             arrived=self._clock(),
         )
         return group, stream
 
+    def _sequence(
+        self,
+        request: GenerationRequest,
+        choice_index: int,
+        max_tokens: int,
+        stream: OutputStream,
+        detokenizer: Detokenizer,
+    ) -> TokenSequence:
+        sampler = self._sampler(request, choice_index)
+        emitted = request.emitted(choice_index).tokens
+        writer = SequenceWriter(
+            stream,
+            detokenizer,
+            mark_written=self._mark_written,
+            choice_index=choice_index,
+            mirostat=sampler.mirostat,
+            num_written=len(emitted),
+        )
+        return TokenSequence(
+            request,
+            max_tokens=max_tokens,
+            work=sampler,
+            output=writer,
+            choice_index=choice_index,
+            num_top_logprobs=request.num_top_logprobs,
+            emitted=emitted,
+        )
+
     def _sampler(self, request: GenerationRequest, choice_index: int) -> TokenSampler:
         vocabulary = self._backend.vocabulary
-        return TokenSampler(
+        emitted = request.emitted(choice_index)
+        sampler = TokenSampler(
             request.sampling,
             seed=request.seed,
             choice_index=choice_index,
             candidates=self._backend.candidate_filter(request.sampling),
-            history=request.prompt,
+            history=(*request.prompt, *emitted.tokens),
             banned=vocabulary.end_tokens if request.ignore_eos else (),
             pieces=vocabulary.pieces,
         )
-
-    def _writer(
-        self, request: GenerationRequest, stream: OutputStream, choice_index: int
-    ) -> SequenceWriter:
-        return SequenceWriter(
-            stream,
-            Detokenizer(self._backend.vocabulary.pieces, request.stop),
-            mark_written=self._mark_written,
-            choice_index=choice_index,
-        )
+        if sampler.mirostat and emitted.mirostat_mu is not None:
+            sampler.mirostat.mu = emitted.mirostat_mu
+        return sampler
 
     def _has_read(self, num_tokens: int) -> None:
         if num_tokens >= self._limits.max_unread_tokens:
@@ -249,6 +267,13 @@ class EngineLoop:
             self._inbox.get(timeout=timeout_s)()
         except queue.Empty:
             return
+
+    def _conclude(self, group: SequenceGroup) -> None:
+        """Ends a request of which another worker did everything but say so."""
+        self._gate.leave(self._clock())
+        group.output.start(group, cached_tokens=0)
+        group.output.complete(group)
+        self._publish()
 
     def _cancel(self, group: SequenceGroup) -> None:
         self._scheduler.cancel(group, self._clock())

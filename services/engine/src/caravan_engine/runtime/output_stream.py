@@ -36,6 +36,7 @@ class _OpenDelta:
     texts: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    mirostat_mu: float | None = None
 
     def close(self) -> Delta:
         return Delta(
@@ -44,6 +45,7 @@ class _OpenDelta:
             tuple(self.token_ids),
             self.token_offset,
             tuple(self.logprobs),
+            self.mirostat_mu,
         )
 
 
@@ -103,6 +105,7 @@ class OutputStream:
         piece: TextPiece,
         token_offset: int,
         logprobs: Sequence[TokenLogprobs] = (),
+        mirostat_mu: float | None = None,
     ) -> None:
         """Appends text of a choice, joining it with text that hasn't been taken."""
         with self._lock:
@@ -110,6 +113,7 @@ class OutputStream:
             delta.texts.append(piece.text)
             delta.token_ids.extend(piece.token_ids)
             delta.logprobs.extend(logprobs)
+            delta.mirostat_mu = mirostat_mu
             self._num_unread += len(piece.token_ids)
             self._is_urgent = self._is_urgent or not self._has_text
             self._has_text = True

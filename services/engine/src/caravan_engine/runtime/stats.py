@@ -231,7 +231,7 @@ class EngineStats:
             self._observe_pace(sequence)
 
     def _observe_pace(self, sequence: Sequence) -> None:
-        num_gaps = sequence.num_output_tokens - 1
+        num_gaps = sequence.num_generated_tokens - 1
         first, last = sequence.first_token_at, sequence.last_token_at
         if num_gaps > 0 and first is not None and last is not None:
             self._observe(Distribution.TIME_PER_OUTPUT_TOKEN_S, (last - first) / num_gaps)

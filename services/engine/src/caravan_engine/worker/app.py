@@ -39,8 +39,9 @@ from caravan_rpckit.tls import TlsIdentity
 _log = logging.getLogger(__name__)
 
 _WORKER_SERVICE = worker_pb.DESCRIPTOR.services_by_name["WorkerService"]
-# A client's request at its limit, and the caller that the gateway adds.
-_REQUEST_LIMIT_BYTES = DEFAULT_REQUEST_LIMIT_BYTES + 64 * 1024
+# A client's request at its limit, and what the gateway adds: the caller, and in a continuation up
+# to three bytes for each token that was emitted.
+_REQUEST_LIMIT_BYTES = 2 * DEFAULT_REQUEST_LIMIT_BYTES
 _END_GRACE_S = 2.0
 _BYTE_PAIR = "gpt2"  # GGUF's name for every byte-pair tokenizer
 

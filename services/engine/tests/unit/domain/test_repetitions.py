@@ -93,3 +93,22 @@ def test_moved_rebuilt_and_defined_are_the_same(history, following, last_n, allo
     rebuilt = RepetitionWindow(options, PIECES)
     rebuilt.begin([*history, *following])
     assert costs(moved) == costs(rebuilt) == expected([*history, *following], options)
+
+
+@given(
+    history=st.lists(st.sampled_from([0, 1, NEWLINE, ST, OP]), max_size=30),
+    num_begun=st.integers(0, 30),
+    penalty_last_n=st.integers(1, 12),
+)
+def test_a_window_begun_later_is_the_same(history, num_begun, penalty_last_n):
+    options = {"penalty_last_n": penalty_last_n, "sequence_breakers": ("\n", "Stop", "aSto")}
+    early, late = window(history[:num_begun], **options), window(history, **options)
+    early.accept(history[num_begun:])
+    assert costs(early) == costs(late)
+
+
+def test_a_breaker_may_begin_before_the_window():
+    a, b = 0, 1
+    options = {"penalty_last_n": 4, "sequence_breakers": ("baa",)}
+    assert costs(window([b, a, a, a, a], **options)) == {a: 1.0}
+    assert costs(window([a, a, a, a, a], **options)) == {a: 2.0}

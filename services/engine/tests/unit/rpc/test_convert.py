@@ -13,6 +13,7 @@ from caravan_engine.domain.events import (
     TokenLogprob,
     TokenLogprobs,
 )
+from caravan_engine.domain.request import Continuation, Emitted
 from caravan_engine.domain.sampling import (
     DryOptions,
     MirostatOptions,
@@ -174,6 +175,25 @@ def test_a_delta_keeps_its_offset():
     response = to_response(Delta(0, "ab", (4, 5), 7), IDENTITY)
 
     assert response.event.delta == pb.Delta(text="ab", token_ids=[4, 5], token_offset=7)
+
+
+def test_the_mu_of_mirostat_stands_beside_its_delta():
+    assert to_response(Delta(0, "b", (5,), 0, (), 0.0), IDENTITY).mirostat_mu == 0.0
+    assert not to_response(Delta(0, "b", (5,), 0), IDENTITY).HasField("mirostat_mu")
+
+
+def test_a_continuation_arrives_choice_by_choice():
+    assert generation().continuation is None
+    wire = worker_pb.Continuation(
+        choices=[
+            worker_pb.ChoiceContinuation(token_ids=[4, 5], mirostat_mu=0.0),
+            worker_pb.ChoiceContinuation(token_ids=[6], finished=True),
+        ],
+        cached_tokens=3,
+    )
+    request = generation(pb.GenerateRequest(choice_count=2), continuation=wire)
+    emitted = (Emitted((4, 5), mirostat_mu=0.0), Emitted((6,), is_finished=True))
+    assert request.continuation == Continuation(emitted, cached_tokens=3)
 
 
 def test_log_probabilities_arrive_one_for_each_token():

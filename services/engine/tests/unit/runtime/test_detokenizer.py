@@ -109,3 +109,31 @@ def test_tokens_without_text_are_counted():
     detokenizer = Detokenizer([b"", b"x"])
     assert detokenizer.append(0) == TextPiece("", (0,))
     assert detokenizer.append(1) == TextPiece("x", (1,))
+
+
+@given(
+    data=TEXTS,
+    cuts=st.lists(st.integers(0, 100)),
+    stops=st.lists(st.text("abcß🐪 ", min_size=1, max_size=4), max_size=3),
+    place=st.integers(0, 30),
+)
+def test_another_detokenizer_goes_on_from_what_has_left(data, cuts, stops, place):
+    pieces = divide(data, cuts)
+    left, stop = feed(pieces, stops)
+    before, after = left[:place], left[place:]
+    begun = sum(len(each.token_ids) for each in before)
+    num_tokens = begun + sum(len(each.token_ids) for each in after)
+
+    detokenizer = Detokenizer(pieces, stops)
+    detokenizer.skip(range(begun))
+    rest = [detokenizer.append(token) for token in range(begun, num_tokens)]
+    rest.append(detokenizer.flush())
+    assert [each for each in rest if each != NOTHING] == after
+    assert detokenizer.stop_string == stop
+
+
+def test_a_stop_string_whose_beginning_has_left_still_ends_the_text():
+    detokenizer = Detokenizer([b"one ST", b"OP", b"AR"], ["STOP"])
+    detokenizer.skip([0])  # left because an AR came, but is not chosen again
+    assert detokenizer.append(1) == TextPiece("", (1,))
+    assert detokenizer.stop_string == "STOP"

@@ -8,7 +8,7 @@ from caravan_engine.runtime.stats import BOUNDS, Distribution, EngineStats, Gaug
 
 
 def group(*, arrived, started):
-    sequence = SimpleNamespace(first_token_at=None, last_token_at=None, num_output_tokens=0)
+    sequence = SimpleNamespace(first_token_at=None, last_token_at=None, num_generated_tokens=0)
     sequence.group = SimpleNamespace(
         times=RequestTimes(arrived, started), num_prompt_tokens=5, sequences=[sequence]
     )
@@ -31,7 +31,7 @@ def test_a_whole_life_is_measured():
     stats.generated(sequence, 15.0)
     sequence.first_token_at = sequence.last_token_at = life.times.first_token = 15.0
     stats.generated(sequence, 15.5)
-    sequence.last_token_at, sequence.num_output_tokens = 15.5, 2
+    sequence.last_token_at, sequence.num_generated_tokens = 15.5, 2
     stats.ended(life, "length", 15.5)
     snapshot = stats.snapshot(num_waiting=3, now=16.0)
     assert totals(snapshot) == {

@@ -28,41 +28,45 @@ from caravan.inference.v1 import generation_pb2 as caravan_dot_inference_dot_v1_
 from caravan.inference.v1 import tokenization_pb2 as caravan_dot_inference_dot_v1_dot_tokenization__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&caravan/engine/v1/worker_service.proto\x12\x11\x63\x61ravan.engine.v1\x1a$caravan/engine/v1/worker_stats.proto\x1a$caravan/inference/v1/embedding.proto\x1a%caravan/inference/v1/generation.proto\x1a\'caravan/inference/v1/tokenization.proto\"o\n\nRunRequest\x12\x36\n\x07request\x18\x01 \x01(\x0b\x32%.caravan.inference.v1.GenerateRequest\x12)\n\x06\x63\x61ller\x18\x02 \x01(\x0b\x32\x19.caravan.engine.v1.Caller\"f\n\x06\x43\x61ller\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12\x10\n\x08priority\x18\x03 \x01(\r\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\"q\n\x0bRunResponse\x12\x32\n\x05\x65vent\x18\x01 \x01(\x0b\x32#.caravan.inference.v1.GenerateEvent\x12.\n\x07timings\x18\x02 \x01(\x0b\x32\x1d.caravan.engine.v1.RunTimings\"E\n\nRunTimings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x12\n\nprefill_ms\x18\x02 \x01(\x01\x12\x11\n\tdecode_ms\x18\x03 \x01(\x01\"n\n\x0c\x45mbedRequest\x12\x33\n\x07request\x18\x01 \x01(\x0b\x32\".caravan.inference.v1.EmbedRequest\x12)\n\x06\x63\x61ller\x18\x02 \x01(\x0b\x32\x19.caravan.engine.v1.Caller\"v\n\rEmbedResponse\x12\x35\n\x08response\x18\x01 \x01(\x0b\x32#.caravan.inference.v1.EmbedResponse\x12.\n\x07timings\x18\x02 \x01(\x0b\x32\x1d.caravan.engine.v1.RunTimings\"I\n\x0fTokenizeRequest\x12\x36\n\x07request\x18\x01 \x01(\x0b\x32%.caravan.inference.v1.TokenizeRequest\"L\n\x10TokenizeResponse\x12\x38\n\x08response\x18\x01 \x01(\x0b\x32&.caravan.inference.v1.TokenizeResponse\"M\n\x11\x44\x65tokenizeRequest\x12\x38\n\x07request\x18\x01 \x01(\x0b\x32\'.caravan.inference.v1.DetokenizeRequest\"P\n\x12\x44\x65tokenizeResponse\x12:\n\x08response\x18\x01 \x01(\x0b\x32(.caravan.inference.v1.DetokenizeResponse\"\x13\n\x11WatchStatsRequest\"C\n\x12WatchStatsResponse\x12-\n\x05stats\x18\x01 \x01(\x0b\x32\x1e.caravan.engine.v1.WorkerStats\"\"\n\x0c\x44rainRequest\x12\x12\n\ntimeout_ms\x18\x01 \x01(\r\",\n\rDrainResponse\x12\x1b\n\x13\x65nded_request_count\x18\x01 \x01(\r2\xfc\x03\n\rWorkerService\x12\x46\n\x03Run\x12\x1d.caravan.engine.v1.RunRequest\x1a\x1e.caravan.engine.v1.RunResponse0\x01\x12J\n\x05\x45mbed\x12\x1f.caravan.engine.v1.EmbedRequest\x1a .caravan.engine.v1.EmbedResponse\x12S\n\x08Tokenize\x12\".caravan.engine.v1.TokenizeRequest\x1a#.caravan.engine.v1.TokenizeResponse\x12Y\n\nDetokenize\x12$.caravan.engine.v1.DetokenizeRequest\x1a%.caravan.engine.v1.DetokenizeResponse\x12[\n\nWatchStats\x12$.caravan.engine.v1.WatchStatsRequest\x1a%.caravan.engine.v1.WatchStatsResponse0\x01\x12J\n\x05\x44rain\x12\x1f.caravan.engine.v1.DrainRequest\x1a .caravan.engine.v1.DrainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&caravan/engine/v1/worker_service.proto\x12\x11\x63\x61ravan.engine.v1\x1a$caravan/engine/v1/worker_stats.proto\x1a$caravan/inference/v1/embedding.proto\x1a%caravan/inference/v1/generation.proto\x1a\'caravan/inference/v1/tokenization.proto\"\xa6\x01\n\nRunRequest\x12\x36\n\x07request\x18\x01 \x01(\x0b\x32%.caravan.inference.v1.GenerateRequest\x12)\n\x06\x63\x61ller\x18\x02 \x01(\x0b\x32\x19.caravan.engine.v1.Caller\x12\x35\n\x0c\x63ontinuation\x18\x03 \x01(\x0b\x32\x1f.caravan.engine.v1.Continuation\"s\n\x0c\x43ontinuation\x12\x36\n\x07\x63hoices\x18\x01 \x03(\x0b\x32%.caravan.engine.v1.ChoiceContinuation\x12\x14\n\x0cmodel_digest\x18\x02 \x01(\t\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\"c\n\x12\x43hoiceContinuation\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x10\n\x08\x66inished\x18\x02 \x01(\x08\x12\x18\n\x0bmirostat_mu\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_mirostat_mu\"f\n\x06\x43\x61ller\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12\x10\n\x08priority\x18\x03 \x01(\r\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\"\x9b\x01\n\x0bRunResponse\x12\x32\n\x05\x65vent\x18\x01 \x01(\x0b\x32#.caravan.inference.v1.GenerateEvent\x12.\n\x07timings\x18\x02 \x01(\x0b\x32\x1d.caravan.engine.v1.RunTimings\x12\x18\n\x0bmirostat_mu\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_mirostat_mu\"E\n\nRunTimings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x12\n\nprefill_ms\x18\x02 \x01(\x01\x12\x11\n\tdecode_ms\x18\x03 \x01(\x01\"n\n\x0c\x45mbedRequest\x12\x33\n\x07request\x18\x01 \x01(\x0b\x32\".caravan.inference.v1.EmbedRequest\x12)\n\x06\x63\x61ller\x18\x02 \x01(\x0b\x32\x19.caravan.engine.v1.Caller\"v\n\rEmbedResponse\x12\x35\n\x08response\x18\x01 \x01(\x0b\x32#.caravan.inference.v1.EmbedResponse\x12.\n\x07timings\x18\x02 \x01(\x0b\x32\x1d.caravan.engine.v1.RunTimings\"I\n\x0fTokenizeRequest\x12\x36\n\x07request\x18\x01 \x01(\x0b\x32%.caravan.inference.v1.TokenizeRequest\"L\n\x10TokenizeResponse\x12\x38\n\x08response\x18\x01 \x01(\x0b\x32&.caravan.inference.v1.TokenizeResponse\"M\n\x11\x44\x65tokenizeRequest\x12\x38\n\x07request\x18\x01 \x01(\x0b\x32\'.caravan.inference.v1.DetokenizeRequest\"P\n\x12\x44\x65tokenizeResponse\x12:\n\x08response\x18\x01 \x01(\x0b\x32(.caravan.inference.v1.DetokenizeResponse\"\x13\n\x11WatchStatsRequest\"C\n\x12WatchStatsResponse\x12-\n\x05stats\x18\x01 \x01(\x0b\x32\x1e.caravan.engine.v1.WorkerStats\"\"\n\x0c\x44rainRequest\x12\x12\n\ntimeout_ms\x18\x01 \x01(\r\",\n\rDrainResponse\x12\x1b\n\x13\x65nded_request_count\x18\x01 \x01(\r2\xfc\x03\n\rWorkerService\x12\x46\n\x03Run\x12\x1d.caravan.engine.v1.RunRequest\x1a\x1e.caravan.engine.v1.RunResponse0\x01\x12J\n\x05\x45mbed\x12\x1f.caravan.engine.v1.EmbedRequest\x1a .caravan.engine.v1.EmbedResponse\x12S\n\x08Tokenize\x12\".caravan.engine.v1.TokenizeRequest\x1a#.caravan.engine.v1.TokenizeResponse\x12Y\n\nDetokenize\x12$.caravan.engine.v1.DetokenizeRequest\x1a%.caravan.engine.v1.DetokenizeResponse\x12[\n\nWatchStats\x12$.caravan.engine.v1.WatchStatsRequest\x1a%.caravan.engine.v1.WatchStatsResponse0\x01\x12J\n\x05\x44rain\x12\x1f.caravan.engine.v1.DrainRequest\x1a .caravan.engine.v1.DrainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'caravan.engine.v1.worker_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RUNREQUEST']._serialized_start=217
-  _globals['_RUNREQUEST']._serialized_end=328
-  _globals['_CALLER']._serialized_start=330
-  _globals['_CALLER']._serialized_end=432
-  _globals['_RUNRESPONSE']._serialized_start=434
-  _globals['_RUNRESPONSE']._serialized_end=547
-  _globals['_RUNTIMINGS']._serialized_start=549
-  _globals['_RUNTIMINGS']._serialized_end=618
-  _globals['_EMBEDREQUEST']._serialized_start=620
-  _globals['_EMBEDREQUEST']._serialized_end=730
-  _globals['_EMBEDRESPONSE']._serialized_start=732
-  _globals['_EMBEDRESPONSE']._serialized_end=850
-  _globals['_TOKENIZEREQUEST']._serialized_start=852
-  _globals['_TOKENIZEREQUEST']._serialized_end=925
-  _globals['_TOKENIZERESPONSE']._serialized_start=927
-  _globals['_TOKENIZERESPONSE']._serialized_end=1003
-  _globals['_DETOKENIZEREQUEST']._serialized_start=1005
-  _globals['_DETOKENIZEREQUEST']._serialized_end=1082
-  _globals['_DETOKENIZERESPONSE']._serialized_start=1084
-  _globals['_DETOKENIZERESPONSE']._serialized_end=1164
-  _globals['_WATCHSTATSREQUEST']._serialized_start=1166
-  _globals['_WATCHSTATSREQUEST']._serialized_end=1185
-  _globals['_WATCHSTATSRESPONSE']._serialized_start=1187
-  _globals['_WATCHSTATSRESPONSE']._serialized_end=1254
-  _globals['_DRAINREQUEST']._serialized_start=1256
-  _globals['_DRAINREQUEST']._serialized_end=1290
-  _globals['_DRAINRESPONSE']._serialized_start=1292
-  _globals['_DRAINRESPONSE']._serialized_end=1336
-  _globals['_WORKERSERVICE']._serialized_start=1339
-  _globals['_WORKERSERVICE']._serialized_end=1847
+  _globals['_RUNREQUEST']._serialized_start=218
+  _globals['_RUNREQUEST']._serialized_end=384
+  _globals['_CONTINUATION']._serialized_start=386
+  _globals['_CONTINUATION']._serialized_end=501
+  _globals['_CHOICECONTINUATION']._serialized_start=503
+  _globals['_CHOICECONTINUATION']._serialized_end=602
+  _globals['_CALLER']._serialized_start=604
+  _globals['_CALLER']._serialized_end=706
+  _globals['_RUNRESPONSE']._serialized_start=709
+  _globals['_RUNRESPONSE']._serialized_end=864
+  _globals['_RUNTIMINGS']._serialized_start=866
+  _globals['_RUNTIMINGS']._serialized_end=935
+  _globals['_EMBEDREQUEST']._serialized_start=937
+  _globals['_EMBEDREQUEST']._serialized_end=1047
+  _globals['_EMBEDRESPONSE']._serialized_start=1049
+  _globals['_EMBEDRESPONSE']._serialized_end=1167
+  _globals['_TOKENIZEREQUEST']._serialized_start=1169
+  _globals['_TOKENIZEREQUEST']._serialized_end=1242
+  _globals['_TOKENIZERESPONSE']._serialized_start=1244
+  _globals['_TOKENIZERESPONSE']._serialized_end=1320
+  _globals['_DETOKENIZEREQUEST']._serialized_start=1322
+  _globals['_DETOKENIZEREQUEST']._serialized_end=1399
+  _globals['_DETOKENIZERESPONSE']._serialized_start=1401
+  _globals['_DETOKENIZERESPONSE']._serialized_end=1481
+  _globals['_WATCHSTATSREQUEST']._serialized_start=1483
+  _globals['_WATCHSTATSREQUEST']._serialized_end=1502
+  _globals['_WATCHSTATSRESPONSE']._serialized_start=1504
+  _globals['_WATCHSTATSRESPONSE']._serialized_end=1571
+  _globals['_DRAINREQUEST']._serialized_start=1573
+  _globals['_DRAINREQUEST']._serialized_end=1607
+  _globals['_DRAINRESPONSE']._serialized_start=1609
+  _globals['_DRAINRESPONSE']._serialized_end=1653
+  _globals['_WORKERSERVICE']._serialized_start=1656
+  _globals['_WORKERSERVICE']._serialized_end=2164
 # @@protoc_insertion_point(module_scope)

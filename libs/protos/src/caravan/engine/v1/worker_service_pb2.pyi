@@ -7,8 +7,10 @@ from caravan.engine.v1 import worker_stats_pb2 as _worker_stats_pb2
 from caravan.inference.v1 import embedding_pb2 as _embedding_pb2
 from caravan.inference.v1 import generation_pb2 as _generation_pb2
 from caravan.inference.v1 import tokenization_pb2 as _tokenization_pb2
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -28,29 +30,103 @@ class RunRequest(_message.Message):
 
     REQUEST_FIELD_NUMBER: _builtins.int
     CALLER_FIELD_NUMBER: _builtins.int
+    CONTINUATION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def request(self) -> _generation_pb2.GenerateRequest:
         """The request as the client sent it, with seed and priority filled in."""
 
     @_builtins.property
     def caller(self) -> Global___Caller:
-        """Who is calling. Taken only from the gateway.
-        3 is kept for the continuation of an interrupted generation.
-        """
+        """Who is calling. Taken only from the gateway."""
+
+    @_builtins.property
+    def continuation(self) -> Global___Continuation:
+        """Where an interrupted generation goes on; unset begins one."""
 
     def __init__(
         self,
         *,
         request: _generation_pb2.GenerateRequest | None = ...,
         caller: Global___Caller | None = ...,
+        continuation: Global___Continuation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "request", b"request"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "continuation", b"continuation", "request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "continuation", b"continuation", "request", b"request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunRequest: _TypeAlias = RunRequest  # noqa: Y015
+
+@_typing.final
+class Continuation(_message.Message):
+    """Continuation is what a client has of a generation whose worker is gone. With the request, its seed
+    included, that is all that decides what follows.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHOICES_FIELD_NUMBER: _builtins.int
+    MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    model_digest: _builtins.str
+    """Digest of the model that began it; a worker with another one refuses."""
+    cached_tokens: _builtins.int
+    """What `started` said of cached tokens; the usage at the end then says the same."""
+    @_builtins.property
+    def choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChoiceContinuation]:
+        """What there is of each choice, by index: as many as the request wants."""
+
+    def __init__(
+        self,
+        *,
+        choices: _abc.Iterable[Global___ChoiceContinuation] | None = ...,
+        model_digest: _builtins.str = ...,
+        cached_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "choices", b"choices", "model_digest", b"model_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Continuation: _TypeAlias = Continuation  # noqa: Y015
+
+@_typing.final
+class ChoiceContinuation(_message.Message):
+    """ChoiceContinuation is what there is of one choice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    MIROSTAT_MU_FIELD_NUMBER: _builtins.int
+    finished: _builtins.bool
+    """Whether it is over: nothing more is computed or sent of it."""
+    mirostat_mu: _builtins.float
+    """Mirostat's mu after the last of the tokens, where Mirostat is used and there are tokens."""
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The tokens of its deltas, in order. Tokens that were held back when the worker went were never
+        sent, and are generated again.
+        """
+
+    def __init__(
+        self,
+        *,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        finished: _builtins.bool = ...,
+        mirostat_mu: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mirostat_mu", b"_mirostat_mu", "mirostat_mu", b"mirostat_mu"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mirostat_mu", b"_mirostat_mu", "finished", b"finished", "mirostat_mu", b"mirostat_mu", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__mirostat_mu: _TypeAlias = _typing.Literal["mirostat_mu"]  # noqa: Y015
+    _WhichOneofArgType__mirostat_mu: _TypeAlias = _typing.Literal["_mirostat_mu", b"_mirostat_mu"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mirostat_mu) -> _WhichOneofReturnType__mirostat_mu | None: ...
+
+Global___ChoiceContinuation: _TypeAlias = ChoiceContinuation  # noqa: Y015
 
 @_typing.final
 class Caller(_message.Message):
@@ -98,6 +174,9 @@ class RunResponse(_message.Message):
 
     EVENT_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    MIROSTAT_MU_FIELD_NUMBER: _builtins.int
+    mirostat_mu: _builtins.float
+    """Beside a delta of a generation with Mirostat: its mu after the last of the delta's tokens."""
     @_builtins.property
     def event(self) -> _generation_pb2.GenerateEvent:
         """The event, as the client gets it."""
@@ -111,12 +190,15 @@ class RunResponse(_message.Message):
         *,
         event: _generation_pb2.GenerateEvent | None = ...,
         timings: Global___RunTimings | None = ...,
+        mirostat_mu: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mirostat_mu", b"_mirostat_mu", "event", b"event", "mirostat_mu", b"mirostat_mu", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mirostat_mu", b"_mirostat_mu", "event", b"event", "mirostat_mu", b"mirostat_mu", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__mirostat_mu: _TypeAlias = _typing.Literal["mirostat_mu"]  # noqa: Y015
+    _WhichOneofArgType__mirostat_mu: _TypeAlias = _typing.Literal["_mirostat_mu", b"_mirostat_mu"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mirostat_mu) -> _WhichOneofReturnType__mirostat_mu | None: ...
 
 Global___RunResponse: _TypeAlias = RunResponse  # noqa: Y015
 
