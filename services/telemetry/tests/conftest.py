@@ -37,6 +37,7 @@ RECORD = RequestRecord(
     priority=10,
     labels={"team": "search"},
     gateway_id="gateway-1",
+    failover_count=2,
 )
 
 

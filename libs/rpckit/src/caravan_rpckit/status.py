@@ -55,7 +55,7 @@ _CODES: dict[grpc.StatusCode, tuple[Reason, ...]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: (Reason.DEADLINE_EXCEEDED,),
     grpc.StatusCode.CANCELLED: (Reason.CANCELLED,),
     grpc.StatusCode.UNIMPLEMENTED: (Reason.METHOD_NOT_SERVED,),
-    grpc.StatusCode.INTERNAL: (Reason.DECODE_FAILED, Reason.INTERNAL),
+    grpc.StatusCode.INTERNAL: (Reason.DECODE_FAILED, Reason.POISON_REQUEST, Reason.INTERNAL),
 }
 
 CODE_OF_REASON: dict[Reason, grpc.StatusCode] = {

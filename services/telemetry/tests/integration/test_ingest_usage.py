@@ -29,10 +29,13 @@ async def test_records_are_stored_once_and_repetitions_are_counted(gateway, batc
 
 
 async def test_an_acknowledged_record_is_in_the_file(app, gateway, batch, home):
-    await gateway.IngestUsage(batch("a", status_code=14, error_reason="WORKER_DIED"))
+    lost = {"status_code": 14, "error_reason": "WORKER_DIED", "failover_count": 2}
+    await gateway.IngestUsage(batch("a", **lost))
     connection = sqlite3.connect(home / "telemetry" / "telemetry.db")
-    rows = connection.execute("SELECT id, status_code, error_reason, labels FROM request_records")
-    assert rows.fetchall() == [("a", 14, "WORKER_DIED", '{"team": "search"}')]
+    rows = connection.execute(
+        "SELECT id, status_code, error_reason, failover_count, labels FROM request_records"
+    )
+    assert rows.fetchall() == [("a", 14, "WORKER_DIED", 2, '{"team": "search"}')]
     connection.close()
 
 

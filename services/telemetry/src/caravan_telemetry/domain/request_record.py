@@ -51,6 +51,7 @@ class RequestRecord:
     priority: int
     labels: Mapping[str, str]
     gateway_id: str
+    failover_count: int
 
 
 def check_batch(records: Sequence[RequestRecord]) -> None:

@@ -33,6 +33,7 @@ def request_record(record: usage_pb.UsageRecord) -> RequestRecord:
         priority=record.priority,
         labels=dict(record.labels),
         gateway_id=record.gateway_id,
+        failover_count=record.failover_count,
     )
 
 

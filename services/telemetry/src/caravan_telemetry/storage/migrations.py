@@ -54,6 +54,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX spans_by_request ON spans (request_id) WHERE request_id <> ''",
         "CREATE INDEX spans_by_age ON spans (received_time_ms)",
     ),
+    ("ALTER TABLE request_records ADD COLUMN failover_count BIGINT NOT NULL DEFAULT 0",),
 )
 """Step n (from 1) leads from schema version n - 1 to n."""
 

@@ -44,6 +44,7 @@ _TABLE = Table(
     Column("priority", BigInteger),
     Column("labels", Text),  # JSON object
     Column("gateway_id", Text),
+    Column("failover_count", BigInteger),
     Column("received_time_ms", BigInteger),
 )
 _FIELDS = tuple(field.name for field in fields(RequestRecord))

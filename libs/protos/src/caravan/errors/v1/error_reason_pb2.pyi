@@ -104,6 +104,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNIMPLEMENTED: no such method."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 37
     """INTERNAL: unexpected; metadata: trace_id, under which the log holds the detail."""
+    ERROR_REASON_POISON_REQUEST: _ErrorReason.ValueType  # 38
+    """INTERNAL: workers died repeatedly while they computed this request; it is not tried again."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is what `google.rpc.ErrorInfo.reason` holds, without the prefix `ERROR_REASON_`, in
@@ -193,4 +195,6 @@ ERROR_REASON_METHOD_NOT_SERVED: ErrorReason.ValueType  # 36
 """UNIMPLEMENTED: no such method."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 37
 """INTERNAL: unexpected; metadata: trace_id, under which the log holds the detail."""
+ERROR_REASON_POISON_REQUEST: ErrorReason.ValueType  # 38
+"""INTERNAL: workers died repeatedly while they computed this request; it is not tried again."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
