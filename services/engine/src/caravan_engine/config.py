@@ -6,7 +6,7 @@ Every description names the unit and what 0 or `none` means.
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -240,6 +240,17 @@ class QueueSettings(Section):
 
     size: int = Field(1000, ge=1, description="Most requests that wait.")
     timeout_s: float = Field(30.0, gt=0, description="Seconds that a request may wait.")
+    ageing_s_per_level: float = Field(
+        2.0,
+        ge=0,
+        description="Seconds of waiting that raise a priority by one, up to 100; 0: waiting raises "
+        "none.",
+    )
+    weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {},
+        description="Shares of clients of equal priority, by `tenant/principal` or `tenant` (each "
+        "of its principals); 1 where not named.",
+    )
     reader_stall_s: float = Field(
         60.0, gt=0, description="Seconds that a client may leave its output unread."
     )

@@ -50,6 +50,8 @@ def test_models_live_in_the_home_unless_told_otherwise():
         ("--context.key-type", "q5_0"),
         ("--workers.listen-host", "::1"),
         ("--workers.port-base", "65530"),
+        ("--queue.weights", '{"acme": 0}'),
+        ("--queue.ageing-s-per-level", "-1"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(flags):
@@ -127,7 +129,10 @@ def worker(engine, **fields):
 
 
 def test_a_worker_gets_its_settings_unchanged_through_one_line():
-    engine = load("--context.key-type", "q8_0", "--context.gpu-layers", "none")
+    engine = load(
+        *("--context.key-type", "q8_0", "--context.gpu-layers", "none"),
+        *("--queue.weights", '{"acme/alice": 2, "acme": 0.5}'),
+    )
     settings = worker(engine)
     line = settings.to_line()
 

@@ -1,9 +1,11 @@
 """The bounds that scheduling keeps to."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from caravan_engine.domain.errors import ContextLengthExceededError, InvalidFieldError
 from caravan_engine.domain.request import EmbeddingRequest, GenerationRequest
+from caravan_engine.domain.request_queue import DEFAULT_AGEING_S
 from caravan_rpckit.errors import FieldViolation
 
 
@@ -21,6 +23,8 @@ class SchedulerLimits:
     token_budget: int  # most tokens in one step
     queue_capacity: int = 1000  # requests that may wait for a seat
     queue_timeout_s: float = 30.0  # and for how long
+    ageing_s_per_level: float = DEFAULT_AGEING_S  # of waiting; 0: waiting raises no priority
+    client_weights: Mapping[str, float] = field(default_factory=dict)  # see `ClientWeights`
     max_unread_tokens: int = 256  # a sequence whose reader is so far behind pauses
     reader_stall_s: float = 60.0  # and ends after so long
 

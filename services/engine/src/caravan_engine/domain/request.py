@@ -23,6 +23,14 @@ MAX_CHOICES = 16
 MAX_TOP_LOGPROBS = 20
 
 
+@dataclass(frozen=True, slots=True)
+class ClientKey:
+    """Whose request it is; the gateway says so. Capacity is shared fairly between clients."""
+
+    tenant: str = "default"
+    principal: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueuedRequest:
     """What waits for seats: tokens to compute, how urgently, and until when.
@@ -36,6 +44,7 @@ class QueuedRequest:
     prompt: tuple[int, ...]
     priority: int = DEFAULT_PRIORITY  # more is sooner
     deadline: float | None = None  # a moment of the engine's monotonic clock
+    client: ClientKey = ClientKey()
 
     def __post_init__(self) -> None:
         if not self.prompt:

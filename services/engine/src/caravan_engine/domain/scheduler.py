@@ -179,7 +179,7 @@ class Scheduler:
 
     def _admit(self, now: float) -> None:
         """Seats those at the head of the queue; one who doesn't fit yet is not overtaken."""
-        while self._free_seats and (group := self._queue.peek()):
+        while self._free_seats and (group := self._queue.peek(now)):
             if not self._fits(group):
                 break
             self._queue.remove(group)
@@ -196,6 +196,7 @@ class Scheduler:
             self._cells.reserve(sequence, group.num_own_cells(sequence))
             self._running[sequence.seat] = sequence
         group.times.started = now
+        self._queue.charge_input(group, group.num_prompt_tokens)
         group.output.start(group, cached_tokens=0)
         self._observer.admitted(group, now)
 
@@ -224,6 +225,7 @@ class Scheduler:
             self._finish(sequence, FinishReason.END_OF_TEXT, now)
             return
         self._observer.generated(sequence, now)
+        self._queue.charge_output(sequence.group, 1)
         sequence.append(token, now)
         sequence.stop_string = sequence.output.append(token, logprobs)
         if sequence.stop_string is not None:
@@ -260,6 +262,7 @@ class Scheduler:
         self._leave(sequence)
         if not group.live:
             group.output.complete(group)
+            self._queue.ended(group)
             self._observer.ended(group, outcome, now)
 
     def _fail(self, group: SequenceGroup, error: CaravanError, now: float) -> None:
@@ -275,6 +278,7 @@ class Scheduler:
     def _end(self, group: SequenceGroup, error: CaravanError, now: float) -> None:
         group.live.clear()
         group.output.fail(error)
+        self._queue.ended(group)
         self._observer.ended(group, error.reason.value.lower(), now)
 
     def _leave(self, sequence: Sequence) -> None:

@@ -26,6 +26,7 @@ from caravan_engine.domain.model_facts import Pooling
 from caravan_engine.domain.request import (
     DEFAULT_MAX_OUTPUT_TOKENS,
     DEFAULT_PRIORITY,
+    ClientKey,
     Continuation,
     EmbeddingRequest,
     Emitted,
@@ -113,6 +114,7 @@ def embeddings_of(
             prompt=prompt,
             priority=_priority_of(embed),
             deadline=deadline,
+            client=_client_of(embed),
             pooling=pooling,
         )
         for prompt in prompts
@@ -218,6 +220,7 @@ def generation_of(
         priority=_priority_of(run),
         deadline=deadline,
         continuation=_continuation_of(run),
+        client=_client_of(run),
     )
 
 
@@ -261,6 +264,12 @@ def _continuation_of(run: worker_pb.RunRequest) -> Continuation | None:
         ),
         run.continuation.cached_tokens,
     )
+
+
+def _client_of(run: worker_pb.RunRequest | worker_pb.EmbedRequest) -> ClientKey:
+    if run.HasField("caller"):
+        return ClientKey(run.caller.tenant, run.caller.principal)
+    return ClientKey()
 
 
 def _to_started(event: Started, identity: Identity) -> pb.Started:

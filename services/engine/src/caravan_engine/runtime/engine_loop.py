@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from functools import partial
 
 from caravan_engine.domain.errors import DrainingError
+from caravan_engine.domain.fairness import ClientWeights
 from caravan_engine.domain.limits import SchedulerLimits
 from caravan_engine.domain.pooling import Pooler
 from caravan_engine.domain.ports import Backend
@@ -73,7 +74,11 @@ class EngineLoop:
         self._scheduler = Scheduler(
             limits,
             gate=self._gate,
-            queue=RequestQueue(limits.queue_timeout_s),
+            queue=RequestQueue(
+                limits.queue_timeout_s,
+                ageing_s_per_level=limits.ageing_s_per_level,
+                weights=ClientWeights(limits.client_weights),
+            ),
             end_tokens=backend.vocabulary.end_tokens,
             observer=self._stats,
         )

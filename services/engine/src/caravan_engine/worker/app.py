@@ -152,6 +152,8 @@ class WorkerApp:
             token_budget=context.token_budget,
             queue_capacity=queue.size,
             queue_timeout_s=queue.timeout_s,
+            ageing_s_per_level=queue.ageing_s_per_level,
+            client_weights=queue.weights,
             reader_stall_s=queue.reader_stall_s,
         )
 

@@ -7,6 +7,7 @@ import pytest
 
 from caravan_engine.backends.fake import FakeBackend
 from caravan_engine.domain.events import FinishReason
+from caravan_engine.domain.fairness import ClientWeights
 from caravan_engine.domain.limits import SchedulerLimits
 from caravan_engine.domain.logprobs import Logprobs
 from caravan_engine.domain.request import GenerationRequest
@@ -86,7 +87,11 @@ class Rig:
         self.scheduler = Scheduler(
             limits,
             gate=self.gate,
-            queue=RequestQueue(limits.queue_timeout_s),
+            queue=RequestQueue(
+                limits.queue_timeout_s,
+                ageing_s_per_level=limits.ageing_s_per_level,
+                weights=ClientWeights(limits.client_weights),
+            ),
             end_tokens=backend.vocabulary.end_tokens,
             observer=self.observer,
         )

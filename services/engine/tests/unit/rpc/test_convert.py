@@ -13,7 +13,7 @@ from caravan_engine.domain.events import (
     TokenLogprob,
     TokenLogprobs,
 )
-from caravan_engine.domain.request import Continuation, Emitted
+from caravan_engine.domain.request import ClientKey, Continuation, Emitted
 from caravan_engine.domain.sampling import (
     DryOptions,
     MirostatOptions,
@@ -117,6 +117,12 @@ def test_the_capped_priority_counts_not_the_wanted_one():
 
     assert generation(wanted).priority == 90
     assert generation(wanted, caller=worker_pb.Caller(priority=0)).priority == 0
+
+
+def test_a_request_belongs_to_the_principal_that_the_gateway_names():
+    caller = worker_pb.Caller(tenant="acme", principal="alice")
+    assert generation(caller=caller).client == ClientKey("acme", "alice")
+    assert generation().client == ClientKey()
 
 
 @pytest.mark.parametrize("count", [0, 17])
