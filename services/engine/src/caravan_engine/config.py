@@ -42,6 +42,9 @@ MAX_SEQUENCE_IDS = 256
 SCRATCH_SEQUENCE_IDS = 1
 """For pages on their way out of the cells and in again."""
 
+DISK_QUEUE_BYTES = 64 * 2**20
+"""Most bytes of pages that wait to be written to disk; what comes faster is not kept there."""
+
 _HOST = r"^[A-Za-z0-9._-]+$"
 
 

@@ -1,6 +1,6 @@
 """How much memory a model will need with the engine's settings, by its file's header alone."""
 
-from caravan_engine.config import ContextSettings, KvSettings
+from caravan_engine.config import DISK_QUEUE_BYTES, ContextSettings, KvSettings
 from caravan_engine.domain.memory_plan import ContextShape, KvElement, ModelShape, plan_memory
 from caravan_engine.host.placement import MemoryNeed
 
@@ -21,4 +21,5 @@ def memory_need(context: ContextSettings, kv: KvSettings, shape: ModelShape) -> 
             host_page_bytes=kv.host_budget_bytes,
         ),
     )
-    return MemoryNeed(PROCESS_BYTES + plan.fixed_bytes, plan.host_page_bytes)
+    queue_bytes = DISK_QUEUE_BYTES if kv.disk_budget_bytes else 0
+    return MemoryNeed(PROCESS_BYTES + plan.fixed_bytes + queue_bytes, plan.host_page_bytes)

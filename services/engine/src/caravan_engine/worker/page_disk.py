@@ -1,0 +1,41 @@
+"""Makes a worker's disk tier of its settings."""
+
+from collections.abc import Callable
+
+from caravan_engine.config import DISK_QUEUE_BYTES
+from caravan_engine.control.settings import WorkerSettings
+from caravan_engine.storage.disk_pages import DiskPages, DiskSettings
+from caravan_engine.storage.page_files import Codec, PageIdentity
+
+
+def open_page_disk(
+    settings: WorkerSettings, layout: bytes, notify: Callable[[], None]
+) -> DiskPages | None:
+    """Returns the tier, or None when there is to be none. Blocks while it looks at old pages.
+
+    Args:
+        settings: of the worker.
+        layout: whatever of the model and the backend decides what a page's bytes mean.
+        notify: called by any thread when the tier has news.
+    """
+    kv, context = settings.kv, settings.context
+    if not kv.disk_budget_bytes:
+        return None
+    return DiskPages(
+        DiskSettings(
+            directory=settings.page_directory,
+            budget_bytes=kv.disk_budget_bytes,
+            codec=Codec[kv.disk_compression.name],
+            num_readers=kv.prefetch_threads,
+            reads_ahead=kv.async_prefetch,
+            write_queue_bytes=DISK_QUEUE_BYTES,
+        ),
+        PageIdentity(
+            model_digest=settings.model_digest,
+            layout=layout,
+            key_type=context.key_type.value,
+            value_type=context.value_type.value,
+            page_size=kv.page_size,
+        ),
+        notify,
+    )
