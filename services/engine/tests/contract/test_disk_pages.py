@@ -223,6 +223,16 @@ def test_pages_that_nobody_can_find_are_removed_at_the_start(open_disk, pages):
     assert disk.pages.stats().lost == {LossCause.UNREACHABLE: 1}
 
 
+@pytest.mark.parametrize("change", [{"root": bytes(16)}, {"start": 99}], ids=str)
+def test_a_page_that_does_not_continue_what_it_names_is_not_found(open_disk, pages, change):
+    first, second = pages.chain(2)
+    disk = open_disk()
+    disk.write(first, replace(second, info=replace(second.info, **change)))
+    disk.close()
+
+    assert open_disk().pages.found() == [first.info]
+
+
 def damage(path, pages):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -351,6 +361,32 @@ def test_pages_are_forgotten_while_they_wait_to_be_written(open_disk, pages):
     assert disk.holds(first, image) == [image]
     disk.close()
     assert not disk.file(first).exists()
+
+
+def test_a_page_forgotten_while_it_is_being_written_is_lost(open_disk, pages):
+    disk, image = open_disk(), pages.image(data=bytes(1_000_000))
+    partial = disk.file(image).with_suffix(".partial")
+    os.mkfifo(partial)  # holds the writer until somebody reads
+    disk.pages.write(image, protected=False)
+    with partial.open("rb") as reader:
+        disk.pages.forget([image.info.key])
+        reader.read()
+
+    assert disk.news(1) == lost(image)
+    assert disk.close() == []
+    assert not os.path.lexists(disk.file(image))
+
+
+def test_a_budget_that_shrinks_while_a_page_is_being_written_holds(open_disk, pages):
+    disk, image = open_disk(), pages.image(data=bytes(1_000_000))
+    partial = disk.file(image).with_suffix(".partial")
+    os.mkfifo(partial)
+    disk.pages.write(image, protected=True)
+    with partial.open("rb") as reader:
+        disk.pages.resize(1000)
+        reader.read()
+
+    assert disk.news(2) == [*written(image), *lost(image)]
 
 
 def test_a_page_forgotten_while_it_waits_to_be_read_is_lost(open_disk, pages):

@@ -217,7 +217,6 @@ class DiskPages:
             else:
                 self._lose(write.key, error.cause)
         self._report(error)
-        self._trim()
         self._notify()
 
     def _put(self, write: _Write) -> None:
