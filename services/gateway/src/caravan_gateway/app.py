@@ -20,7 +20,7 @@ from caravan.policy.v1 import policy_admin_service_pb2 as policy_pb
 from caravan.telemetry.v1 import trace_query_service_pb2 as trace_query_pb
 from caravan_gateway.clients.convert import usage_to
 from caravan_gateway.clients.engine_hosts import EngineHosts
-from caravan_gateway.clients.failures import outcome_of
+from caravan_gateway.clients.failures import loss_of, outcome_of
 from caravan_gateway.clients.forwarding import ServiceForwarder
 from caravan_gateway.clients.policy_client import PolicyClient
 from caravan_gateway.clients.policy_watch import PolicyWatch
@@ -39,12 +39,17 @@ from caravan_gateway.domain.admission import (
 )
 from caravan_gateway.domain.authenticator import AuthenticationLimits, Authenticator
 from caravan_gateway.domain.authorizer import Authorizer
+from caravan_gateway.domain.circuit_breaker import CircuitBreakers
+from caravan_gateway.domain.failover import FailoverRules
 from caravan_gateway.domain.listener import require_safe_listener
 from caravan_gateway.domain.models import ModelCatalog
+from caravan_gateway.domain.poison import PoisonRules, PoisonWatch
 from caravan_gateway.domain.policy_view import PolicyView
-from caravan_gateway.domain.routing import LeastLoaded, Router
+from caravan_gateway.domain.routing import Router
+from caravan_gateway.domain.routing_strategies import strategy_named
 from caravan_gateway.metrics import (
     CallMetrics,
+    FailoverMetrics,
     GenerationMetrics,
     LookupMetrics,
     UsageMetrics,
@@ -57,6 +62,7 @@ from caravan_gateway.rpc.policy_admin_servicer import PolicyAdminServicer
 from caravan_gateway.rpc.trace_query_servicer import TraceQueryServicer
 from caravan_gateway.runtime.access import AccessGate
 from caravan_gateway.runtime.call_spans import CallSpans
+from caravan_gateway.runtime.failover import FailingOver, FailoverTools
 from caravan_gateway.runtime.gateway_status import Dependency, GatewayStatus
 from caravan_gateway.runtime.inference_pipeline import InferencePipeline
 from caravan_gateway.runtime.live_calls import LiveCalls
@@ -79,6 +85,7 @@ SERVICE = "gateway"
 VERSION = metadata.version("caravan-gateway")
 # For answers that are on their way when the listener closes.
 _LAST_ANSWERS_S = 0.5
+_MAX_BREAKER_S = 30.0
 
 _PUBLIC_SERVICES = (
     inference_pb.DESCRIPTOR.services_by_name["InferenceService"],
@@ -105,7 +112,14 @@ class GatewayApp:
         self._readiness = Readiness(("policy", "engine", "serving"))
         self._view = PolicyView()
         self._catalog = ModelCatalog(settings.engine.addresses)
-        self._router = Router(self._catalog, LeastLoaded())
+        self._router = Router(
+            self._catalog,
+            strategy_named(settings.engine.routing),
+            breakers=CircuitBreakers(
+                first_rest_s=settings.failover.breaker_s, max_rest_s=_MAX_BREAKER_S
+            ),
+            clock=time.monotonic,
+        )
         self._tracing = self._make_tracing()
         self._workers = WorkerChannels(
             self._tls,
@@ -253,9 +267,24 @@ class GatewayApp:
             Authorize(self._authorizer, self._catalog),
             Validate(draw_seed=lambda: secrets.randbits(64)),
             Route(self._catalog, self._router),
-            Stream(self._workers),
+            Stream(self._make_runner()),
             Measure(GenerationMetrics(self._instruments, clock=time.monotonic).observe),
             Record(self._usage, new_id=lambda: uuid.uuid4().hex, clock=time.monotonic),
+        )
+
+    def _make_runner(self) -> FailingOver:
+        settings = self._settings.failover
+        return FailingOver(
+            self._workers,
+            self._router,
+            PoisonWatch(PoisonRules(settings.poison_deaths, settings.poison_window_s)),
+            FailoverTools(
+                rules=FailoverRules(settings.timeout_s),
+                loss_of=loss_of,
+                observer=FailoverMetrics(self._instruments),
+                spans=CallSpans(self._tracing.tracer),
+                clock=time.monotonic,
+            ),
         )
 
     def _make_tracing(self) -> Tracing:

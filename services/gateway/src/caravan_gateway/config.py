@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from caravan_gateway.domain.routing_strategies import RoutingName
 from caravan_servicekit.addresses import Address
 from caravan_servicekit.settings import Section, ServiceSettings
 
@@ -88,11 +89,42 @@ class EngineSettings(Section):
         ("127.0.0.1:50052",), min_length=1, description="host:port of each engine host."
     )
 
+    routing: RoutingName = Field(
+        RoutingName.LEAST_LOADED,
+        description="How a call's worker is chosen among a model's replicas.",
+    )
+
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         if len(set(self.addresses)) < len(self.addresses):
             raise ValueError("an address is given twice")
         return self
+
+
+class FailoverSettings(Section):
+    """Calls whose worker dies, hangs or leaves, and the workers that they leave."""
+
+    timeout_s: float = Field(
+        30.0,
+        ge=0,
+        description="Seconds for which such a call looks for another worker, or the same one "
+        "restarted, within its deadline; 0 ends it with its worker.",
+    )
+    poison_deaths: int = Field(
+        2,
+        ge=2,
+        description="Deaths of workers that computed a request, within `poison_window_s`, after "
+        "which it is not tried again.",
+    )
+    poison_window_s: float = Field(
+        60.0, ge=0, description="Seconds within which deaths are counted; 0 tries again for ever."
+    )
+    breaker_s: float = Field(
+        0.5,
+        ge=0,
+        description="Seconds for which a worker whose stream broke gets no calls; doubles with "
+        "each break in a row, up to 30. 0 leaves none alone.",
+    )
 
 
 class TelemetrySettings(Section):
@@ -147,6 +179,7 @@ class GatewaySettings(ServiceSettings):
     server: ServerSettings = Field(ServerSettings(), description="The public listener.")
     policy: PolicySettings = Field(PolicySettings(), description="Policy.")
     engine: EngineSettings = Field(EngineSettings(), description="Engine hosts.")
+    failover: FailoverSettings = Field(FailoverSettings(), description="Lost workers.")
     telemetry: TelemetrySettings = Field(TelemetrySettings(), description="Usage records.")
     tracing: TracingSettings = Field(TracingSettings(), description="Traces of calls.")
     log: LogSettings = Field(LogSettings(), description="Logging.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+from caravan_gateway.domain.failover import FailoverOutcome
 from caravan_gateway.domain.inference_call import InferenceCall
 from caravan_gateway.runtime.call_spans import operation_of
 from caravan_obskit import genai
@@ -134,6 +135,33 @@ class GenerationMetrics:
         self._first_tokens.of(**labels).observe(first_s - call.start_s)
         if count > 1 and not call.outcome.reason:
             self._output_tokens.of(**labels).observe((now_s - first_s) / (count - 1))
+
+
+class FailoverMetrics:
+    """Counts calls that lost their worker, and how long they paused."""
+
+    def __init__(self, instruments: Instruments) -> None:
+        self._failovers = instruments.counter(
+            "caravan_gateway_failovers_total",
+            unit="calls",
+            description="Calls that lost their worker, by what became of them: continued, "
+            "given_up, poison, or ended by caller or deadline.",
+            labels=(Label("outcome", values=tuple(FailoverOutcome)),),
+        )
+        self._pauses = instruments.histogram(
+            "caravan_gateway_failover_pause_seconds",
+            unit="seconds",
+            description="From the loss of a worker to the next event for the client.",
+            buckets=_SECONDS,
+        )
+
+    def ended(self, outcome: FailoverOutcome) -> None:
+        """It is decided what becomes of a call."""
+        self._failovers.of(outcome=outcome.value).inc()
+
+    def paused(self, pause_s: float) -> None:
+        """A call went on."""
+        self._pauses.of().observe(pause_s)
 
 
 class LookupMetrics:

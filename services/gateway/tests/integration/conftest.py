@@ -7,6 +7,7 @@ import pytest
 from caravan_gateway.app import GatewayApp
 from caravan_gateway.config import (
     EngineSettings,
+    FailoverSettings,
     GatewaySettings,
     PolicySettings,
     ServerSettings,
@@ -92,6 +93,7 @@ def settings(home, policy, engine, telemetry):
             "engine": EngineSettings(
                 **{"addresses": (engine.address,), **changes.pop("engine", {})}
             ),
+            "failover": FailoverSettings(**changes.pop("failover", {})),
             "telemetry": TelemetrySettings(
                 address=telemetry.address, **changes.pop("telemetry", {})
             ),

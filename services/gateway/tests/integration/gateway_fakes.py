@@ -214,10 +214,10 @@ class FakeEngine(FakeServer):
             replicas=replicas,
         )
 
-    def set_endpoint(self, worker_id, address, *, model="tiny", replica_index=0):
+    def set_endpoint(self, worker_id, address, *, model="tiny", replica_index=0, digest="d" * 64):
         self.endpoints[worker_id] = endpoint_pb.Endpoint(
             model=model,
-            model_digest="d" * 64,
+            model_digest=digest,
             replica_index=replica_index,
             worker_id=worker_id,
             address=address,
@@ -266,11 +266,13 @@ class FakeEngine(FakeServer):
 class FakeWorker(FakeServer):
     """Runs requests by their text.
 
-    `hang`, `choices`, `flood`, `refuse`, `cut`, `unfinished`, or a number of tokens.
+    `hang`, `choices`, `flood`, `refuse`, `unfinished`, or a number of tokens, of which a continued
+    request gets the rest. `refusals` are the reasons for which the next runs are refused, and once
+    `leaving` is set every run ends with DRAINING. `hold_after` so many events a run hangs. One that
+    `forgets` takes a continued request for a new one.
     """
 
-    # A client's request at its limit, and the caller that the gateway adds.
-    request_limit_bytes = DEFAULT_REQUEST_LIMIT_BYTES + 64 * 1024
+    request_limit_bytes = 2 * DEFAULT_REQUEST_LIMIT_BYTES
 
     def __init__(self, home):
         super().__init__(home, "engine")
@@ -280,6 +282,10 @@ class FakeWorker(FakeServer):
         self.num_events = 0
         self.outcomes = Counter()
         self.pause_s = 0.0
+        self.refusals = []
+        self.leaving = asyncio.Event()
+        self.hold_after = None
+        self.forgets = False
 
     def add_to(self, server):
         server.add(self, worker_pb.DESCRIPTOR.services_by_name["WorkerService"], peers=("gateway",))
@@ -290,9 +296,15 @@ class FakeWorker(FakeServer):
         self.num_live += 1
         outcome = "cancelled"
         try:
+            if self.refusals:
+                raise RefusedError(self.refusals.pop(0))
+            num_events = 0
             async for response in self._events(request):
                 self.num_events += 1
                 yield response
+                num_events += 1
+                if num_events == self.hold_after:
+                    await asyncio.Event().wait()
             outcome = "done"
         finally:
             self.num_live -= 1
@@ -302,6 +314,8 @@ class FakeWorker(FakeServer):
         self.runs.append(request)
         self.metadata.append(dict(call.metadata))
         first = request.request.inputs[0].text
+        if self.refusals:
+            raise RefusedError(self.refusals.pop(0))
         await self._act(first)
         width = int(first) if first.isdecimal() else 2
         response = embedding_pb.EmbedResponse(
@@ -362,9 +376,12 @@ class FakeWorker(FakeServer):
             await asyncio.Event().wait()
         num_tokens = 100_000_000 if text == "flood" else int(text) if text.isdecimal() else 3
         content = "x" * 16_384 if text == "flood" else "tok "
-        for index in range(num_tokens):
+        choices = () if self.forgets else request.continuation.choices
+        for index in range(len(choices[0].token_ids) if choices else 0, num_tokens):
             if self.pause_s:
                 await asyncio.sleep(self.pause_s)
+            if self.leaving.is_set():
+                raise RefusedError(Reason.DRAINING)
             yield _delta(index, content)
         if text == "unfinished":
             return
@@ -398,7 +415,9 @@ def _two_choices():
             token_offset=index // 2,
             logprobs=[generation_pb.TokenLogprobs(logprob=-float(index))],
         )
-        yield worker_pb.RunResponse(event=generation_pb.GenerateEvent(delta=delta))
+        yield worker_pb.RunResponse(
+            event=generation_pb.GenerateEvent(delta=delta), mirostat_mu=index + 0.5
+        )
     for choice, reason, num_tokens in ((1, "END_OF_TEXT", 2), (0, "LENGTH", 3)):
         finished = generation_pb.Finished(
             choice_index=choice,
@@ -494,7 +513,7 @@ class Wire:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self):
-        """Ends all connections at once and takes no new ones."""
+        """Ends all connections at once and takes no new ones, until it is started again."""
         self._server.close()
         for writer in tuple(self._writers):
             writer.transport.abort()

@@ -59,7 +59,11 @@ async def test_an_unknown_model_is_not_judged_before_the_engine_was_heard(
     assert details.metadata == {"service": "engine"}
 
 
-async def test_calls_work_again_after_the_engine_came_back(client, engine, worker, gateway):
+async def test_calls_work_again_after_the_engine_came_back(
+    start_gateway, client_of, engine, worker
+):
+    gateway = await start_gateway(failover={"timeout_s": 0.2})
+    client = client_of(gateway)
     await client.generate()
     await engine.stop()
     await worker.stop()

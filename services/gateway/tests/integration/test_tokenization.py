@@ -112,7 +112,8 @@ async def test_a_deadline_and_a_client_that_leaves_reach_the_worker(client, work
     await until(lambda: not worker.num_live, "the end upstream")
 
 
-async def test_a_worker_that_cannot_be_reached_is_a_dead_worker(client, worker):
+async def test_a_worker_that_cannot_be_reached_is_a_dead_worker(start_gateway, client_of, worker):
+    client = client_of(await start_gateway(failover={"timeout_s": 0.2}))
     await worker.stop()
     code, details = await failure_of(tokenize(client))
 

@@ -12,11 +12,11 @@ from caravan_gateway.domain.errors import (
     ReaderStalledError,
     TooManyCallsError,
 )
-from caravan_gateway.domain.inference_call import (
+from caravan_gateway.domain.inference_call import RunEvent
+from caravan_gateway.domain.inference_facts import (
     CompletedFacts,
     DeltaFacts,
     FinishedFacts,
-    RunEvent,
     StartedFacts,
 )
 from caravan_gateway.domain.principal import Credential
@@ -110,7 +110,7 @@ async def test_leaving_early_closes_the_stream_and_settles(make_pipeline, make_c
     async def endless():
         try:
             while True:
-                yield RunEvent("x", DeltaFacts(0, 1))
+                yield RunEvent("x", DeltaFacts(0, 0, [5]))
         finally:
             notes.append("closed")
 
@@ -244,9 +244,9 @@ async def test_a_record_says_what_was_used(make_call, make_identity, fake_clock)
     call.model, call.priority = "tiny", 7
     for facts in (
         StartedFacts("d1", 4, 1),
-        DeltaFacts(0, 2),
-        DeltaFacts(1, 1),
-        DeltaFacts(0, 3),
+        DeltaFacts(0, 0, [5, 6]),
+        DeltaFacts(1, 0, [5]),
+        DeltaFacts(0, 2, [7]),
         FinishedFacts(1, "length", 1),
         FinishedFacts(0, "end_of_text", 3),
         CompletedFacts(4, 1, 4, 2.0),
@@ -269,8 +269,8 @@ async def test_a_record_of_an_interrupted_call_counts_what_was_sent(
     sink = Sink()
     call, _ = make_call()
     call.identity = make_identity()
-    call.progress.observe(DeltaFacts(0, 2), fake_clock())
-    call.progress.observe(DeltaFacts(1, 5), fake_clock())
+    call.progress.observe(DeltaFacts(0, 0, [5, 6]), fake_clock())
+    call.progress.observe(DeltaFacts(1, 3, [7, 8]), fake_clock())
     call.outcome = Outcome(1, "CANCELLED")
     _record_stage(sink, fake_clock).settle(call)
     (record,) = sink.records

@@ -10,12 +10,12 @@ from caravan.model.v1 import endpoint_service_pb2 as endpoint_pb
 from caravan.model.v1 import model_pb2 as model_pb
 from caravan.policy.v1 import authentication_service_pb2 as authentication_pb
 from caravan.telemetry.v1 import usage_pb2 as usage_pb
-from caravan_gateway.domain.inference_call import (
+from caravan_gateway.domain.generation import choice_count_of
+from caravan_gateway.domain.inference_call import InferenceCall, RunEvent
+from caravan_gateway.domain.inference_facts import (
     CompletedFacts,
     DeltaFacts,
     FinishedFacts,
-    InferenceCall,
-    RunEvent,
     RunFacts,
     StartedFacts,
 )
@@ -93,7 +93,39 @@ def run_request_to(call: InferenceCall, traceparent: str) -> worker_pb.RunReques
     run.request.seed = call.seed
     run.request.priority = call.priority
     run.caller.CopyFrom(caller_to(call, call.identity, traceparent))
+    if call.emitted.has_begun:
+        run.continuation.CopyFrom(_continuation_to(call))
     return run
+
+
+def _continuation_to(call: InferenceCall) -> worker_pb.Continuation:
+    emitted = call.emitted
+    return worker_pb.Continuation(
+        choices=[
+            worker_pb.ChoiceContinuation(
+                token_ids=choice.token_ids,
+                finished=choice.finished,
+                mirostat_mu=choice.mirostat_mu,
+            )
+            for choice in emitted.choices(choice_count_of(call.spec))
+        ],
+        model_digest=emitted.model_digest or "",
+        cached_tokens=emitted.cached_tokens,
+    )
+
+
+def completed_from(call: InferenceCall) -> RunEvent:
+    """The last event of a generation whose choices are over, as its worker would have sent it."""
+    usage = generation_pb.Usage(
+        input_tokens=call.progress.input_tokens,
+        cached_tokens=call.emitted.cached_tokens,
+        output_tokens=call.emitted.num_tokens,
+    )
+    event = generation_pb.GenerateEvent(completed=generation_pb.Completed(usage=usage))
+    facts = CompletedFacts(
+        usage.input_tokens, usage.cached_tokens, usage.output_tokens, call.progress.queue_ms
+    )
+    return RunEvent(event, facts)
 
 
 def caller_to(call: InferenceCall, identity: Identity, traceparent: str) -> worker_pb.Caller:
@@ -114,7 +146,12 @@ def run_event_from(response: worker_pb.RunResponse) -> RunEvent | None:
     match event.WhichOneof("event"):
         case "delta":
             delta = event.delta
-            facts = DeltaFacts(delta.choice_index, delta.token_offset + len(delta.token_ids))
+            facts = DeltaFacts(
+                delta.choice_index,
+                delta.token_offset,
+                delta.token_ids,
+                response.mirostat_mu if response.HasField("mirostat_mu") else None,
+            )
         case "started":
             started = event.started
             facts = StartedFacts(started.model_digest, started.input_tokens, started.cached_tokens)
@@ -165,4 +202,5 @@ def usage_to(usage: UsageRecord, gateway_id: str) -> bytes:
         priority=usage.priority,
         labels=usage.labels,
         gateway_id=gateway_id,
+        failover_count=usage.failover_count,
     ).SerializeToString()

@@ -11,6 +11,7 @@ from caravan_gateway.domain.errors import (
     KeyRevokedError,
     WorkerDiedError,
 )
+from caravan_gateway.domain.failover import Loss
 from caravan_gateway.domain.usage import Outcome
 from caravan_rpckit.details import error_details
 from caravan_rpckit.errors import CaravanError, Reason
@@ -18,6 +19,14 @@ from caravan_rpckit.status import CODE_OF_REASON
 
 # How gRPC reports that the process at the other end is gone.
 _GONE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
+# And that a stream broke, as it also may; workers have words for failures of their own.
+_BROKEN = _GONE | {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL}
+# What workers say that have to be replaced by another one.
+_LOSSES: dict[str, Loss] = {
+    Reason.WORKER_DIED: Loss.REPLACED,
+    Reason.DRAINING: Loss.LEAVING,
+    Reason.QUEUE_FULL: Loss.FULL,
+}
 _REFUSED_CREDENTIALS: dict[str, type[CaravanError]] = {
     Reason.INVALID_CREDENTIAL: InvalidCredentialError,
     Reason.KEY_EXPIRED: KeyExpiredError,
@@ -52,9 +61,17 @@ def forwarding_failure(error: grpc.aio.AioRpcError, service: str) -> Exception:
     return error
 
 
+def loss_of(error: BaseException) -> Loss | None:
+    """How a call lost its worker by `error`; None where the worker answered the call with it."""
+    if isinstance(error, WorkerDiedError):
+        return Loss.DIED
+    details = error_details(error) if isinstance(error, grpc.aio.AioRpcError) else None
+    return None if details is None else _LOSSES.get(details.reason)
+
+
 def worker_failure(error: grpc.aio.AioRpcError, model: str) -> Exception:
     """What the failure of a run means: a worker's own words pass unchanged."""
-    if error_details(error) is None and error.code() in _GONE:
+    if error_details(error) is None and error.code() in _BROKEN:
         return WorkerDiedError(model)
     return error
 

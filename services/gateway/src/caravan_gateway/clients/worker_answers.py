@@ -12,7 +12,8 @@ from caravan.inference.v1 import tokenization_pb2 as tokenization_pb
 from caravan_gateway.clients.convert import caller_to
 from caravan_gateway.clients.failures import worker_failure
 from caravan_gateway.domain.errors import AnswerTooLargeError
-from caravan_gateway.domain.inference_call import CompletedFacts, InferenceCall, RunEvent
+from caravan_gateway.domain.inference_call import InferenceCall, RunEvent
+from caravan_gateway.domain.inference_facts import CompletedFacts
 from caravan_rpckit.call import REQUEST_ID_KEY
 from caravan_rpckit.details import error_details
 from caravan_rpckit.tracing import CallTracing, trace_metadata

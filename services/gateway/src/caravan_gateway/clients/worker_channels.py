@@ -10,11 +10,12 @@ import grpc.aio
 from caravan.engine.v1 import worker_service_pb2 as worker_pb
 from caravan.engine.v1 import worker_service_pb2_grpc as worker_grpc
 from caravan.inference.v1 import generation_pb2 as generation_pb
-from caravan_gateway.clients.convert import run_event_from, run_request_to
+from caravan_gateway.clients.convert import completed_from, run_event_from, run_request_to
 from caravan_gateway.clients.failures import worker_failure
 from caravan_gateway.clients.worker_answers import answer_of
 from caravan_gateway.domain.errors import WorkerDiedError
-from caravan_gateway.domain.inference_call import CompletedFacts, Events, InferenceCall, RunEvent
+from caravan_gateway.domain.inference_call import Events, InferenceCall, RunEvent
+from caravan_gateway.domain.inference_facts import CompletedFacts
 from caravan_gateway.domain.models import Endpoint
 from caravan_rpckit.channel import open_channel
 from caravan_rpckit.tls import TlsIdentity
@@ -90,6 +91,10 @@ class WorkerChannels:
         finally:
             worker.num_calls -= 1
             self._close_if_done(endpoint.worker_id, worker)
+
+    def completed(self, call: InferenceCall) -> RunEvent:
+        """Implements WorkerRunner."""
+        return completed_from(call)
 
     async def _answer(self, worker: _Worker, call: InferenceCall) -> RunEvent:
         return await answer_of(worker.stub, call, self._tracing, max_bytes=self._max_response_bytes)

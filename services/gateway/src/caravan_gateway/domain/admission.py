@@ -15,7 +15,7 @@ from caravan_gateway.domain.errors import InvalidCredentialError, PermissionDeni
 from caravan_gateway.domain.generation import GenerationSpec
 from caravan_gateway.domain.inference_call import Events, InferenceCall
 from caravan_gateway.domain.models import ModelCatalog
-from caravan_gateway.domain.ports import UsageSink, WorkerRunner
+from caravan_gateway.domain.ports import CallRunner, UsageSink
 from caravan_gateway.domain.principal import Credential, Identity
 from caravan_gateway.domain.routing import Router
 from caravan_gateway.domain.usage import UsageRecord
@@ -116,18 +116,16 @@ class Route(Stage):
 
 
 class Stream(Stage):
-    """Runs the call on its worker."""
+    """Runs the call on its worker, and on others where that is lost."""
 
     name = "stream"
 
-    def __init__(self, workers: WorkerRunner) -> None:
-        self._workers = workers
+    def __init__(self, runner: CallRunner) -> None:
+        self._runner = runner
 
     def follow(self, call: InferenceCall, events: Events) -> Events:
-        """Returns the worker's events."""
-        if call.lease is None:
-            raise TypeError("the route stage comes before the stream stage")
-        return self._workers.run(call.lease.endpoint, call)
+        """Returns the events of its workers."""
+        return self._runner.run(call)
 
 
 class Measure(Stage):
@@ -188,6 +186,7 @@ class Record(Stage):
             queue_ms=progress.queue_ms,
             priority=call.priority,
             labels=call.labels,
+            failover_count=call.failover_count,
         )
 
 

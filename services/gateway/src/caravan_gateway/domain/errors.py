@@ -15,6 +15,7 @@ CaravanError
     ├── ModelFailedError            its workers could not be brought up
     ├── ModelDrainingError          it is being unloaded
     ├── WorkerDiedError             the process that served the call is gone
+    ├── PoisonRequestError          workers died repeatedly while they computed it
     ├── DependencyUnavailableError  policy or engine do not answer
     ├── DrainingError               this gateway is shutting down
     ├── TooManyCallsError           as many calls run as are allowed
@@ -170,6 +171,18 @@ class WorkerDiedError(GatewayError):
             f"The worker of model {name!r} died and is being restarted.",
             metadata={"model": name},
             retry_after_s=RETRY_SOON_S,
+        )
+
+
+class PoisonRequestError(GatewayError):
+    """The request is not tried on yet another worker."""
+
+    reason: ClassVar[Reason] = Reason.POISON_REQUEST
+
+    def __init__(self, name: str, num_deaths: int) -> None:
+        super().__init__(
+            f"{num_deaths} workers of model {name!r} died while they computed this request.",
+            metadata={"model": name, "deaths": str(num_deaths)},
         )
 
 

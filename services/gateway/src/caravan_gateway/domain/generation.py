@@ -66,3 +66,10 @@ class GenerationSpec(InferenceSpec):
     seed: int | None = None
     choice_count: int | None = None
     logprob_top_count: int | None = None
+
+
+def choice_count_of(spec: InferenceSpec) -> int:
+    """How many texts a request wants; 0 where it wants something else."""
+    if not isinstance(spec, GenerationSpec):
+        return 0
+    return 1 if spec.choice_count is None else spec.choice_count

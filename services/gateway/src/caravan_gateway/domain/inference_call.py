@@ -4,50 +4,19 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from caravan_gateway.domain.emitted import Emitted
 from caravan_gateway.domain.errors import GatewayError
+from caravan_gateway.domain.inference_facts import (
+    CompletedFacts,
+    DeltaFacts,
+    FinishedFacts,
+    RunFacts,
+    StartedFacts,
+)
 from caravan_gateway.domain.inference_spec import InferenceSpec
 from caravan_gateway.domain.principal import Credential, Identity
 from caravan_gateway.domain.routing import Lease
 from caravan_gateway.domain.usage import Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class StartedFacts:
-    """The worker took the request."""
-
-    model_digest: str
-    input_tokens: int
-    cached_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class DeltaFacts:
-    """New tokens of a choice; how many it has with them."""
-
-    choice_index: int
-    output_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedFacts:
-    """A choice ended."""
-
-    choice_index: int
-    finish_reason: str
-    output_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class CompletedFacts:
-    """The generation ended well; always the last event."""
-
-    input_tokens: int
-    cached_tokens: int
-    output_tokens: int
-    queue_ms: float
-
-
-RunFacts = StartedFacts | DeltaFacts | FinishedFacts | CompletedFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,5 +104,7 @@ class InferenceCall:
     priority: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
     lease: Lease | None = None
+    failover_count: int = 0
+    emitted: Emitted = field(default_factory=Emitted, repr=False)
     progress: Progress = field(default_factory=Progress)
     outcome: Outcome = field(default_factory=Outcome)

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from caravan_gateway.domain.decision import Decision, Question
-from caravan_gateway.domain.inference_call import Events, InferenceCall
+from caravan_gateway.domain.inference_call import Events, InferenceCall, RunEvent
 from caravan_gateway.domain.models import Endpoint
 from caravan_gateway.domain.principal import Credential, Identity
 from caravan_gateway.domain.usage import UsageRecord
@@ -38,12 +38,26 @@ class WorkerRunner(Protocol):
     def run(self, endpoint: Endpoint, call: InferenceCall) -> Events:
         """Runs the call on one worker and yields its events; closing it cancels the worker's work.
 
-        The last event is `completed`, or it raises. Reads from the worker only when asked for the
-        next event.
+        A call of which the client has something (`call.emitted`) goes on from there. The last event
+        is `completed`, or it raises. Reads from the worker only when asked for the next event.
 
         Raises:
             WorkerDiedError: the worker is gone.
             Exception: whatever the worker refused with, unchanged.
+        """
+
+    def completed(self, call: InferenceCall) -> RunEvent:
+        """Returns the last event of a generation whose choices are all over."""
+
+
+class CallRunner(Protocol):
+    """Runs calls on whichever workers there are."""
+
+    def run(self, call: InferenceCall) -> Events:
+        """Yields the events of the call, beginning on the worker that it leased.
+
+        Raises:
+            Exception: whatever ended the call.
         """
 
 

@@ -1,40 +1,12 @@
-"""Which worker serves a call."""
+"""Leases workers to calls."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
 
+from caravan_gateway.domain.circuit_breaker import CircuitBreakers
+from caravan_gateway.domain.errors import WorkerDiedError
 from caravan_gateway.domain.models import Endpoint, ModelCatalog
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A worker that could serve the call, and how busy this gateway keeps it."""
-
-    endpoint: Endpoint
-    calls_in_flight: int
-
-
-class RoutingStrategy(Protocol):
-    """Chooses among workers."""
-
-    def choose(self, candidates: Sequence[Candidate]) -> Endpoint:
-        """Returns one of the candidates, of which there is at least one."""
-
-
-class LeastLoaded:
-    """Takes the worker with the fewest calls in flight, in turn where several are equal."""
-
-    def __init__(self) -> None:
-        self._num_choices = 0
-
-    def choose(self, candidates: Sequence[Candidate]) -> Endpoint:
-        """Returns the least loaded candidate."""
-        least = min(candidate.calls_in_flight for candidate in candidates)
-        equal = [one.endpoint for one in candidates if one.calls_in_flight == least]
-        self._num_choices += 1
-        return equal[self._num_choices % len(equal)]
+from caravan_gateway.domain.routing_strategies import Candidate, RoutingStrategy
 
 
 class Lease:
@@ -54,9 +26,18 @@ class Lease:
 class Router:
     """Leases workers to calls and counts what is in flight. Owned by the event loop."""
 
-    def __init__(self, catalog: ModelCatalog, strategy: RoutingStrategy) -> None:
+    def __init__(
+        self,
+        catalog: ModelCatalog,
+        strategy: RoutingStrategy,
+        *,
+        breakers: CircuitBreakers,
+        clock: Callable[[], float],
+    ) -> None:
         self._catalog = catalog
         self._strategy = strategy
+        self._breakers = breakers
+        self._clock = clock
         self._in_flight: Counter[str] = Counter()
 
     @property
@@ -69,19 +50,37 @@ class Router:
         """Workers with calls in flight."""
         return len(self._in_flight)
 
-    def lease(self, model: str) -> Lease:
-        """Claims a worker of `model`, a resolved name.
+    def lease(self, model: str, digest: str | None = None) -> Lease:
+        """Claims a worker of `model`, a resolved name, that has not just lost a stream.
+
+        Args:
+            model: what to run.
+            digest: of the model's file, where it matters.
 
         Raises:
             GatewayError: why no worker takes the call.
         """
+        now_s = self._clock()
         candidates = [
             Candidate(endpoint, self._in_flight[endpoint.worker_id])
             for endpoint in self._catalog.endpoints_of(model)
+            if digest in (None, endpoint.model_digest)
+            and not self._breakers.is_open(endpoint.worker_id, now_s)
         ]
+        if not candidates:
+            raise WorkerDiedError(model)
         endpoint = self._strategy.choose(candidates)
         self._in_flight[endpoint.worker_id] += 1
         return Lease(self, endpoint)
+
+    def worked(self, endpoint: Endpoint, first_event_s: float) -> None:
+        """The worker sent its first event of a call after so many seconds."""
+        self._breakers.worked(endpoint.worker_id)
+        self._strategy.observe(endpoint.worker_id, first_event_s)
+
+    def broke(self, endpoint: Endpoint) -> None:
+        """A stream of the worker broke; it gets no calls for a while."""
+        self._breakers.broke(endpoint.worker_id, self._clock())
 
     def give_back(self, endpoint: Endpoint) -> None:
         """Ends one claim on the worker; called by the lease."""

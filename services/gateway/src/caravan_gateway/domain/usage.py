@@ -35,3 +35,4 @@ class UsageRecord:
     queue_ms: float
     priority: int
     labels: Mapping[str, str]
+    failover_count: int = 0

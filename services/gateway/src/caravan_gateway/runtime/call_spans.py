@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from opentelemetry.trace import Span, Tracer, get_current_span, use_span
+from opentelemetry.trace import Span, StatusCode, Tracer, get_current_span, use_span
 
 from caravan_gateway.domain.generation import GenerationSpec
 from caravan_gateway.domain.inference_call import InferenceCall
@@ -16,6 +16,8 @@ from caravan_obskit import genai
 
 _STREAMING = "/StreamGenerate"
 _NAME_LENGTH = 100
+_FAILOVER_COUNT = "caravan.failover.count"
+_CAUSE, _EMITTED_TOKENS = "caravan.failover.cause", "caravan.failover.emitted_tokens"
 # A stage that takes less is not worth a span; whatever asks another service takes longer.
 _WORTH_SHOWING_NS = 100_000
 # Stages that may call another service, whose span then is inside theirs.
@@ -64,11 +66,31 @@ class CallSpans:
                 span = span or self._tracer.start_span(name, start_time=started_ns)
                 span.end(ended_ns)
 
+    @contextmanager
+    def failover(self, cause: str, num_emitted: int) -> Iterator[None]:
+        """Traces the search for another worker, after `num_emitted` tokens."""
+        if not get_current_span().is_recording():
+            yield
+            return
+        span = self._tracer.start_span(
+            "failover", attributes={_CAUSE: cause, _EMITTED_TOKENS: num_emitted}
+        )
+        try:
+            with _around(span):
+                yield
+        except Exception:
+            span.set_status(StatusCode.ERROR)
+            raise
+        finally:
+            span.end()
+
     def conclude(self, span: Span, call: InferenceCall) -> None:
         """Says on the call's span what came out of it."""
         if not span.is_recording() or operation_of(call.spec) is None:
             return
         progress = call.progress
+        if call.failover_count:
+            span.set_attribute(_FAILOVER_COUNT, call.failover_count)
         span.set_attributes(
             {
                 genai.RESPONSE_ID: call.request_id,
