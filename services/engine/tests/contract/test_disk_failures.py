@@ -43,7 +43,7 @@ _CONFTEST = str(Path(__file__).with_name("conftest.py"))
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of a few pages."""
+    """A file system of a few pages; to be asked for before what has files open in it."""
     path = tmp_path / "small"
     path.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_BYTES}", "none", str(path)]
@@ -53,7 +53,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(path)], check=True)
 
 
-def test_a_full_disk_loses_new_pages_and_keeps_the_others(open_disk, pages, small_disk, caplog):
+def test_a_full_disk_loses_new_pages_and_keeps_the_others(small_disk, open_disk, pages, caplog):
     images = [pages.image(data=bytes(60_000)) for _ in range(8)]
     disk = open_disk(small_disk)
     answers = disk.write(*images)
