@@ -5,8 +5,11 @@ from typing import Protocol
 
 from caravan_engine.domain.memory_plan import MAX_EMBEDDED_TOKENS
 from caravan_engine.domain.pooling import Pooler
+from caravan_engine.domain.rates import StepRates
 from caravan_engine.domain.sequence import Sequence
 from caravan_engine.domain.step import Chunk
+
+MIN_CHUNK = 32
 
 
 class BatchPolicy(Protocol):
@@ -22,8 +25,36 @@ class BatchPolicy(Protocol):
         ...
 
 
+class StepTimeBound:
+    """Bounds the prompts' part of a step, so that a long prompt doesn't hold up those who decode.
+
+    A step is planned to take `step_time_s` at the measured rates. But it always has room for 32
+    prompt tokens, so that prompts advance at any rate; fewer would hardly be computed faster.
+
+    Args:
+        rates: What was measured; nothing yet means 32 tokens.
+        step_time_s: Seconds that a step may take in which somebody decodes.
+    """
+
+    def __init__(self, rates: StepRates, step_time_s: float) -> None:
+        self._rates = rates
+        self._step_time_s = step_time_s
+
+    def tokens_beside(self, num_decoding: int) -> int:
+        """Returns most prompt tokens of a step in which so many sequences decode."""
+        fitting = self._rates.current.prefill_tokens_within(self._step_time_s, num_decoding)
+        return max(MIN_CHUNK, fitting)
+
+
 class DecodeFirst:
-    """One token for everybody who decodes; prompts fill the rest, oldest first, in chunks."""
+    """One token for everybody who decodes; prompts fill the rest, oldest first, in chunks.
+
+    Args:
+        bound: How much they may fill while somebody decodes; None: all.
+    """
+
+    def __init__(self, bound: StepTimeBound | None = None) -> None:
+        self._bound = bound
 
     def compose(self, runnable: Mapping[int, Sequence], token_budget: int) -> tuple[Chunk, ...]:
         """See `BatchPolicy`."""
@@ -32,7 +63,10 @@ class DecodeFirst:
         for seat, sequence in runnable.items():
             (decoding if sequence.num_pending == 1 else prefilling)[seat] = sequence
         chunks = [_chunk(seat, sequence, 1) for seat, sequence in decoding.items()]
-        return (*chunks, *_fill(prefilling, token_budget - len(chunks)))
+        room = token_budget - len(chunks)
+        if self._bound and decoding and prefilling:
+            room = min(room, self._bound.tokens_beside(len(decoding)))
+        return (*chunks, *_fill(prefilling, room))
 
 
 class TakingTurns:

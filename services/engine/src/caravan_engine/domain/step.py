@@ -28,6 +28,11 @@ class Chunk:
         """Position after the last token."""
         return self.start + len(self.tokens)
 
+    @property
+    def is_decode(self) -> bool:
+        """Whether it is the last token of a history, after which another one is chosen."""
+        return self.sampler is not None and len(self.tokens) == 1
+
 
 @dataclass(frozen=True, slots=True)
 class SharedPrefix:

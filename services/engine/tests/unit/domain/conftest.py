@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from caravan_engine.backends.fake import FakeBackend
+from caravan_engine.domain.batch_policy import BatchPolicy
 from caravan_engine.domain.events import FinishReason
 from caravan_engine.domain.fairness import ClientWeights
 from caravan_engine.domain.limits import SchedulerLimits
@@ -78,7 +79,13 @@ class RecordingObserver:
 class Rig:
     """Drives the three verbs by hand."""
 
-    def __init__(self, backend: FakeBackend, limits: SchedulerLimits) -> None:
+    def __init__(
+        self,
+        backend: FakeBackend,
+        limits: SchedulerLimits,
+        *,
+        batch_policy: BatchPolicy | None = None,
+    ) -> None:
         self.backend = backend
         self.limits = limits
         self.clock = FakeClock()
@@ -94,6 +101,7 @@ class Rig:
             ),
             end_tokens=backend.vocabulary.end_tokens,
             observer=self.observer,
+            batch_policy=batch_policy,
         )
         self._runner = StepRunner(backend)
 
@@ -169,7 +177,12 @@ def promised(group: SequenceGroup) -> int:
 
 @pytest.fixture
 def make_rig() -> Callable[..., Rig]:
-    def make(backend: FakeBackend | None = None, **limits) -> Rig:
+    def make(
+        backend: FakeBackend | None = None,
+        *,
+        batch_policy: BatchPolicy | None = None,
+        **limits,
+    ) -> Rig:
         backend = backend or FakeBackend()
         settings = {
             "num_seats": 4,
@@ -178,6 +191,6 @@ def make_rig() -> Callable[..., Rig]:
             "token_budget": 32,
             **limits,
         }
-        return Rig(backend, SchedulerLimits(**settings))
+        return Rig(backend, SchedulerLimits(**settings), batch_policy=batch_policy)
 
     return make
