@@ -31,6 +31,8 @@ SMALL = {
     "CARAVAN_ENGINE__CONTEXT__SEATS": "2",
     "CARAVAN_ENGINE__CONTEXT__TOKEN_BUDGET": "64",
     "CARAVAN_ENGINE__CONTEXT__THREADS": "1",
+    # Tests let deadlines pass that would be refused at the measured speed.
+    "CARAVAN_ENGINE__QUEUE__REFUSE_LATE": "false",
     "CARAVAN_ENGINE__WORKERS__MEMORY_BUDGET_BYTES": str(450 * 2**20),
     "CARAVAN_ENGINE__WORKERS__MAX_FAILED_STARTS": "1",
     "CARAVAN_ENGINE__CHAT__TIME_LIMIT_S": "1",

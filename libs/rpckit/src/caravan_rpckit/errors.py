@@ -48,6 +48,7 @@ class Reason(StrEnum):
     # Passing trouble: repeat after the delay in RetryInfo.
     QUEUE_FULL = "QUEUE_FULL"
     QUEUE_TIMEOUT = "QUEUE_TIMEOUT"
+    DEADLINE_UNREACHABLE = "DEADLINE_UNREACHABLE"
     DRAINING = "DRAINING"
     MODEL_LOADING = "MODEL_LOADING"
     WORKER_DIED = "WORKER_DIED"

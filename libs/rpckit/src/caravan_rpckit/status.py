@@ -47,6 +47,7 @@ _CODES: dict[grpc.StatusCode, tuple[Reason, ...]] = {
     grpc.StatusCode.UNAVAILABLE: (
         Reason.QUEUE_FULL,
         Reason.QUEUE_TIMEOUT,
+        Reason.DEADLINE_UNREACHABLE,
         Reason.DRAINING,
         Reason.MODEL_LOADING,
         Reason.WORKER_DIED,

@@ -143,6 +143,12 @@ class ContextSettings(Section):
     token_budget: int = Field(
         512, ge=1, description="Most tokens computed in one step (llama.cpp's n_batch)."
     )
+    step_time_ms: int = Field(
+        500,
+        ge=0,
+        description="Milliseconds that a step is planned to take at most when some requests decode "
+        "and others compute their input, which is then cut into smaller parts; 0: no bound.",
+    )
     micro_batch: int = Field(
         0, ge=0, description="Tokens that one graph computes (n_ubatch); 0 means `token_budget`."
     )
@@ -253,6 +259,10 @@ class QueueSettings(Section):
         {},
         description="Shares of clients of equal priority, by `tenant/principal` or `tenant` (each "
         "of its principals); 1 where not named.",
+    )
+    refuse_late: bool = Field(
+        True,
+        description="Refuse a request at once whose deadline can't be met at the measured speed.",
     )
     reader_stall_s: float = Field(
         60.0, gt=0, description="Seconds that a client may leave its output unread."

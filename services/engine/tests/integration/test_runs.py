@@ -202,6 +202,26 @@ async def test_cancelling_frees_the_cells(view):
     assert outcomes(await view.stats("slow"))["cancelled"] == before + 1
 
 
+async def test_a_deadline_that_cannot_be_met_is_refused_at_once_with_an_estimate(
+    start_host, view_of
+):
+    view = await view_of(start_host(load="slow"))
+    slow = {"worker": "slow", "model": "slow"}
+    for number in range(4):  # so that something is measured
+        await view.run(**slow, text=f"{number} " + "hello " * 60, max_output_tokens=4)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await view.run(**slow, max_output_tokens=900, ignore_eos=True, within_s=0.2)
+    details = error_details(refused.value)
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert details.reason == "DEADLINE_UNREACHABLE"
+    estimate_ms, remaining_ms = (
+        int(details.metadata[name]) for name in ("estimate_ms", "remaining_ms")
+    )
+    assert 0 < remaining_ms <= 200 < estimate_ms
+    assert details.retry_after_s > 0
+    await view.run(**slow, max_output_tokens=2)
+
+
 async def test_a_deadline_ends_the_request(view):
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await view.run(worker="slow", model="slow", max_output_tokens=900, within_s=0.5)

@@ -14,6 +14,7 @@ _HINTS = {
     "CONTEXT_LENGTH_EXCEEDED": "shorten the input; in a conversation /clear begins anew",
     "NO_CHAT_TEMPLATE": "`caravan generate` continues a text with any model",
     "DEADLINE_EXCEEDED": "--timeout gives it longer",
+    "DEADLINE_UNREACHABLE": "--timeout gives it longer; less output takes less long",
     "DEPENDENCY_UNAVAILABLE": "`caravan status` shows what is down",
     "METHOD_NOT_SERVED": "gateway and command may be of different versions",
 }

@@ -7,6 +7,7 @@ CaravanError
 ├── TokenOutOfRangeError          TOKEN_OUT_OF_RANGE
 ├── QueueFullError                QUEUE_FULL
 ├── QueueTimeoutError             QUEUE_TIMEOUT
+├── DeadlineUnreachableError      DEADLINE_UNREACHABLE
 ├── DrainingError                 DRAINING
 ├── DeadlineExceededError         DEADLINE_EXCEEDED
 ├── RequestCancelledError         CANCELLED
@@ -95,6 +96,29 @@ class QueueTimeoutError(CaravanError):
             f"not started within {waited_s:.1f} s",
             metadata={"waited_ms": str(round(waited_s * 1000))},
             retry_after_s=retry_after_s,
+        )
+
+
+_MIN_RETRY_S = 0.1
+_MAX_RETRY_S = 60.0
+
+
+class DeadlineUnreachableError(CaravanError):
+    """At the measured speed the request would be done too late; carries both times.
+
+    The delay is after what the work ahead of it would have shrunk enough, if nothing else came.
+    """
+
+    reason: ClassVar[Reason] = Reason.DEADLINE_UNREACHABLE
+
+    def __init__(self, *, estimate_s: float, remaining_s: float) -> None:
+        super().__init__(
+            f"it would take about {estimate_s:.1f} s, and the deadline is in {remaining_s:.1f} s",
+            metadata={
+                "estimate_ms": str(round(estimate_s * 1000)),
+                "remaining_ms": str(round(remaining_s * 1000)),
+            },
+            retry_after_s=min(max(estimate_s - remaining_s, _MIN_RETRY_S), _MAX_RETRY_S),
         )
 
 

@@ -25,6 +25,8 @@ class SchedulerLimits:
     queue_timeout_s: float = 30.0  # and for how long
     ageing_s_per_level: float = DEFAULT_AGEING_S  # of waiting; 0: waiting raises no priority
     client_weights: Mapping[str, float] = field(default_factory=dict)  # see `ClientWeights`
+    refuses_late: bool = True  # whether a deadline that can't be met is refused at once
+    step_time_s: float = 0.0  # most of a step with prompts while somebody decodes; 0: no bound
     max_unread_tokens: int = 256  # a sequence whose reader is so far behind pauses
     reader_stall_s: float = 60.0  # and ends after so long
 

@@ -8,11 +8,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 
+from caravan_engine.domain.batch_policy import DecodeFirst, StepTimeBound, TakingTurns
+from caravan_engine.domain.deadline_guard import DeadlineGuard
 from caravan_engine.domain.errors import DrainingError
 from caravan_engine.domain.fairness import ClientWeights
 from caravan_engine.domain.limits import SchedulerLimits
 from caravan_engine.domain.pooling import Pooler
 from caravan_engine.domain.ports import Backend
+from caravan_engine.domain.rates import StepRates
 from caravan_engine.domain.request import (
     EmbeddingRequest,
     GenerationRequest,
@@ -26,6 +29,7 @@ from caravan_engine.domain.step import StepPlan
 from caravan_engine.domain.token_sampler import TokenSampler
 from caravan_engine.runtime.detokenizer import Detokenizer
 from caravan_engine.runtime.embeddings import EmbeddingJob, VectorWriter
+from caravan_engine.runtime.observers import Observers
 from caravan_engine.runtime.output_stream import EventPacer, OutputStream
 from caravan_engine.runtime.resumption import resume
 from caravan_engine.runtime.stats import EngineStats, Gauges, StatsSnapshot
@@ -51,6 +55,7 @@ class EngineLoop:
         on_fatal: Called by the decode thread when it can't go on; must end the process.
         pacer: How far apart a stream's events are.
         clock: Monotonic seconds.
+        rates: Where what is measured goes.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class EngineLoop:
         on_fatal: Callable[[BaseException], None],
         pacer: EventPacer | None = None,
         clock: Callable[[], float] = time.monotonic,
+        rates: StepRates | None = None,
     ) -> None:
         self._backend = backend
         self._limits = limits
@@ -71,16 +77,26 @@ class EngineLoop:
         self._clock = clock
         self._gate = QueueGate(limits.queue_capacity)
         self._stats = EngineStats(num_seats=limits.num_seats, num_cells=limits.num_cells)
+        self._rates = rates or StepRates()
+        weights = ClientWeights(limits.client_weights)
+        self._guard = DeadlineGuard(
+            self._rates,
+            num_seats=limits.num_seats,
+            is_active=limits.refuses_late,
+            weights=weights,
+        )
+        bound = StepTimeBound(self._rates, limits.step_time_s) if limits.step_time_s else None
         self._scheduler = Scheduler(
             limits,
             gate=self._gate,
             queue=RequestQueue(
                 limits.queue_timeout_s,
                 ageing_s_per_level=limits.ageing_s_per_level,
-                weights=ClientWeights(limits.client_weights),
+                weights=weights,
             ),
             end_tokens=backend.vocabulary.end_tokens,
-            observer=self._stats,
+            observer=Observers(self._stats, self._guard),
+            batch_policy=TakingTurns(DecodeFirst(bound)),
         )
         self._runner = StepRunner(backend)
         self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
@@ -104,11 +120,12 @@ class EngineLoop:
             InvalidFieldError: if it biases tokens that don't exist or wants more choices than
                 there are seats.
             QueueFullError: if too many wait already.
+            DeadlineUnreachableError: if it would be done too late, as far as measured.
             DrainingError: after `drain`.
         """
         try:
             group, stream = self._open(request)
-            self._gate.enter()
+            self._enter(group)
         except CaravanError as error:
             self._stats.refused(error.reason.value.lower())
             raise
@@ -121,6 +138,7 @@ class EngineLoop:
         Raises:
             ContextLengthExceededError: if it can never fit.
             QueueFullError: if too many wait already.
+            DeadlineUnreachableError: if it would be done too late, as far as measured.
             DrainingError: after `drain`.
         """
         pooler = Pooler(request.pooling)
@@ -130,7 +148,7 @@ class EngineLoop:
         group = SequenceGroup(request, [sequence], output=writer, arrived=self._clock())
         try:
             self._limits.check_embedding(request)
-            self._gate.enter()
+            self._enter(group)
         except CaravanError as error:
             self._stats.refused(error.reason.value.lower())
             raise
@@ -159,6 +177,15 @@ class EngineLoop:
     def stats(self) -> StatsSnapshot:
         """Returns the numbers of this moment."""
         return self._stats.snapshot(num_waiting=self._gate.num_waiting, now=self._clock())
+
+    def _enter(self, group: SequenceGroup) -> None:
+        self._gate.enter()
+        try:
+            self._guard.check(group, self._clock())
+        except CaravanError:
+            self._gate.withdraw()
+            raise
+        self._guard.entered(group)
 
     def _open(self, request: GenerationRequest) -> tuple[SequenceGroup, OutputStream]:
         max_tokens = self._limits.max_tokens(request)
@@ -254,8 +281,11 @@ class EngineLoop:
         result = self._runner.run(plan)
         if result.failure_code is not None:
             _log.error("a batch failed", extra={"code": result.failure_code})
+        else:
+            self._rates.observe(plan, result.decode_s + result.sample_s)
         now = self._clock()
         self._scheduler.apply(result, now)
+        self._guard.stepped(plan, self._scheduler.running, now)
         gauges = self._gauges()
         self._pacer.update(gauges.num_running)
         self._stats.stepped(result, time.perf_counter() - started, gauges, now)
@@ -264,6 +294,7 @@ class EngineLoop:
     def _rest(self) -> None:
         """Sleeps until somebody commands something or a time is over."""
         self._stats.rested(self._gauges())
+        self._guard.rested(self._scheduler.running)
         if self._scheduler.is_idle:
             self._tell_drained()
         wakeup = self._scheduler.next_wakeup()

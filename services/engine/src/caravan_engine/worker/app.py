@@ -154,6 +154,8 @@ class WorkerApp:
             queue_timeout_s=queue.timeout_s,
             ageing_s_per_level=queue.ageing_s_per_level,
             client_weights=queue.weights,
+            refuses_late=queue.refuse_late,
+            step_time_s=context.step_time_ms / 1000,
             reader_stall_s=queue.reader_stall_s,
         )
 

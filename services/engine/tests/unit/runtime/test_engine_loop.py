@@ -9,6 +9,7 @@ from caravan_engine.backends.fake import FakeBackend, letters, scripted
 from caravan_engine.domain.errors import (
     ContextLengthExceededError,
     DeadlineExceededError,
+    DeadlineUnreachableError,
     DecodeFailedError,
     DrainingError,
     InvalidFieldError,
@@ -17,8 +18,10 @@ from caravan_engine.domain.errors import (
 from caravan_engine.domain.events import Completed, Delta, Finished, FinishReason, Started
 from caravan_engine.domain.limits import SchedulerLimits
 from caravan_engine.domain.model_facts import Pooling
+from caravan_engine.domain.rates import StepRates
 from caravan_engine.domain.request import EmbeddingRequest, GenerationRequest
 from caravan_engine.domain.sampling import SamplingOptions
+from caravan_engine.domain.step import Chunk, StepPlan
 from caravan_engine.runtime.embeddings import embed_all
 from caravan_engine.runtime.engine_loop import EngineLoop
 from caravan_engine.runtime.output_stream import EventPacer, LoopNotifier
@@ -48,7 +51,7 @@ class Gate:
 async def make_engine():
     engines, fatal = [], []
 
-    def make(backend=None, *, clock=None, **limits):
+    def make(backend=None, *, clock=None, rates=None, **limits):
         backend = backend or FakeBackend()
         settings = {
             "num_seats": 4,
@@ -63,6 +66,7 @@ async def make_engine():
             notify=LoopNotifier(asyncio.get_running_loop()),
             on_fatal=fatal.append,
             pacer=EventPacer(max_interval_s=0),
+            rates=rates,
             **({"clock": clock} if clock else {}),
         )
         engine.start()
@@ -312,6 +316,46 @@ async def test_time_alone_ends_what_is_overdue(make_engine):
     gate.open()
     with pytest.raises(DeadlineExceededError):
         await collect(stream)
+
+
+def slow_rates():
+    """As measured on a machine that takes a second for a token."""
+    rates = StepRates()
+    for _ in range(5):
+        rates.observe(StepPlan(chunks=(Chunk(0, 9, (1,), object()),)), 1.0)
+        rates.observe(StepPlan(chunks=(Chunk(0, 0, (1,) * 20, None),)), 20.0)
+    return rates
+
+
+async def test_a_deadline_that_cannot_be_met_is_refused_at_once_and_takes_no_place(make_engine):
+    clock, gate = FakeClock(), Gate()
+    engine = make_engine(
+        FakeBackend(spend=gate), clock=clock, rates=slow_rates(), queue_capacity=2, num_seats=1
+    )
+    await collect(engine.submit(request(b"first", max_output=1)))
+    gate.close()
+    running = engine.submit(request(max_output=1))
+    await asyncio.to_thread(gate.reached.wait)
+    late = request(b"x" * 100, max_output=9, ignore_eos=True, deadline=clock() + 5)
+    for _ in range(5):  # while a step is running
+        with pytest.raises(DeadlineUnreachableError) as caught:
+            engine.submit(late)
+    with pytest.raises(DeadlineUnreachableError):
+        await embed_all(engine, [embedding(b"x" * 100, deadline=clock() + 5)])
+    assert int(caught.value.metadata["estimate_ms"]) > int(caught.value.metadata["remaining_ms"])
+    in_time = engine.submit(request(b"x", max_output=1, deadline=clock() + 1000))
+    gate.open()
+    await asyncio.gather(collect(running), collect(in_time))
+    assert engine.stats().outcomes == {"length": 3, "deadline_unreachable": 6}
+    assert engine.stats().num_waiting == 0
+
+
+async def test_a_worker_may_be_told_to_take_whatever_comes(make_engine):
+    clock = FakeClock()
+    engine = make_engine(clock=clock, rates=slow_rates(), refuses_late=False)
+    await collect(engine.submit(request(b"first", max_output=1)))
+    events = await collect(engine.submit(request(max_output=9, deadline=clock() + 0.5)))
+    assert isinstance(events[-1], Completed)
 
 
 async def test_draining_refuses_new_requests_and_finishes_the_running(make_engine):

@@ -106,6 +106,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INTERNAL: unexpected; metadata: trace_id, under which the log holds the detail."""
     ERROR_REASON_POISON_REQUEST: _ErrorReason.ValueType  # 38
     """INTERNAL: workers died repeatedly while they computed this request; it is not tried again."""
+    ERROR_REASON_DEADLINE_UNREACHABLE: _ErrorReason.ValueType  # 39
+    """UNAVAILABLE: at the measured speed the request would be done after the caller's deadline;
+    metadata: estimate_ms, remaining_ms. RetryInfo says when it could be in time.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is what `google.rpc.ErrorInfo.reason` holds, without the prefix `ERROR_REASON_`, in
@@ -197,4 +201,8 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 37
 """INTERNAL: unexpected; metadata: trace_id, under which the log holds the detail."""
 ERROR_REASON_POISON_REQUEST: ErrorReason.ValueType  # 38
 """INTERNAL: workers died repeatedly while they computed this request; it is not tried again."""
+ERROR_REASON_DEADLINE_UNREACHABLE: ErrorReason.ValueType  # 39
+"""UNAVAILABLE: at the measured speed the request would be done after the caller's deadline;
+metadata: estimate_ms, remaining_ms. RetryInfo says when it could be in time.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
