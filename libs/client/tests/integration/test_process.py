@@ -102,3 +102,16 @@ def test_unloading_shows_the_time_to_a_person_and_nothing_to_a_pipe(
     piped = start_command("models", "unload", "alpha")
     out, err = piped.communicate(timeout=PATIENCE_S)
     assert (out, err) == (b"alpha is unloaded; 2 requests were ended\n", b"")
+
+
+def test_long_work_whose_results_go_elsewhere_counts_on_the_terminal(
+    start_command, terminal, tmp_path
+):
+    texts, vectors = tmp_path / "texts", tmp_path / "vectors"
+    texts.write_text("a line\n" * 300)
+    with texts.open("rb") as lines, vectors.open("wb") as out:
+        process = start_command("embed", stdin=lines, stdout=out, stderr=terminal.program)
+    terminal.expect("embedding")
+    terminal.expect("300/")
+    assert process.wait(PATIENCE_S) == 0
+    assert len(vectors.read_text().splitlines()) == 300

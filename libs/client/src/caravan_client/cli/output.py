@@ -4,8 +4,9 @@ The only module that knows whether somebody is looking at a terminal.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from caravan_client.cli.json_text import to_json
@@ -120,6 +121,42 @@ class Output:
         with progress:
             progress.add_task(one_line(text), total=None)
             yield
+
+    @contextmanager
+    def counting(self, text: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        """Counts parts of long work that are done, for a person who sends the results elsewhere.
+
+        Shows a bar where `total` is known. Where results go to the terminal too, they show how far
+        it is.
+
+        Yields:
+            Told how many more are done.
+        """
+        if sys.stdout.isatty() or not sys.stderr.isatty():
+            yield lambda _num_done: None
+            return
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+        )
+
+        progress = Progress(
+            SpinnerColumn() if total is None else BarColumn(),
+            TextColumn("{task.description}", markup=False),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            refresh_per_second=4,
+            redirect_stdout=False,  # the results go where they were sent
+        )
+        with progress:
+            task = progress.add_task(one_line(text), total=total)
+            yield partial(progress.advance, task)
 
     def _console(self) -> "Console":
         from rich.console import Console

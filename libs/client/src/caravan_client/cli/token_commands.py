@@ -43,10 +43,14 @@ def embed(
     caravan embed "a caravan of camels" "a train of camels"
     """
     texts = iter(text) if text else _lines()
-    with open_session(context, connection) as session:
+    with (
+        open_session(context, connection) as session,
+        session.output.counting("embedding", len(text) if text else None) as done,
+    ):
         while batch := list(islice(texts, MOST_INPUTS)):
             with session.output.working(f"embedding {len(batch)} texts"):
                 result = session.client.embed(batch, model=model)
+            done(len(batch))
             if session.output.as_json:
                 session.output.document(result)
                 continue
