@@ -3,7 +3,7 @@
 import platform
 import time
 from collections.abc import Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import psutil
@@ -62,8 +62,9 @@ def _busy_s() -> float:
 def _cpu_s(processes: Iterable[psutil.Process]) -> float:
     total = 0.0
     for process in processes:
-        times = process.cpu_times()
-        total += times.user + times.system
+        with suppress(psutil.NoSuchProcess):  # one that ended meanwhile counts as other load
+            times = process.cpu_times()
+            total += times.user + times.system
     return total
 
 
