@@ -67,7 +67,7 @@ test: setup ## all tests (ARGS='-k name' for some)
 bench-peer: setup ## build llama-server of the same llama.cpp into build/peer, once
 	@$(BIN)/python tests/bench/peer.py
 
-bench: bench-peer ## Caravan beside llama-server, in alternation (ARGS=--quick for a smoke run)
+bench: bench-peer ## Caravan beside llama-server, in alternation (ARGS='--quick --workload distinct')
 	@$(BIN)/python tests/bench/bench.py $(ARGS)
 
 lock: setup ## write the lock files anew (UPGRADE=1 for newer versions)

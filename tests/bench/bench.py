@@ -25,16 +25,12 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are ended
     report = Report(machine.describe())
-    for each in SUITE:
-        if options.workload and each.name not in options.workload:
-            continue
-        try:
-            add(each, report, rounds=1 if options.quick else options.rounds, quick=options.quick)
-        except WorkloadFailedError as error:
-            print(f"{each.name} failed: {error}", file=sys.stderr)
-            report.failures[each.name] = str(error)
-        write_json(options.json, report)
-    print(table(report))
+    try:
+        for each in SUITE:
+            if not options.workload or each.name in options.workload:
+                measure(each, report, options)
+    finally:
+        print(table(report))  # what there is, also when it was interrupted
     return 1 if report.failures else 0
 
 
@@ -56,6 +52,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if options.rounds < LEAST_ROUNDS:
         parser.error("--rounds: fewer than 3 say nothing; --quick runs one, to see that it works")
     return options
+
+
+def measure(each: Experiment | Inspection, report: Report, options: argparse.Namespace) -> None:
+    """Adds one part of the suite to the report, or why it failed; writes the JSON."""
+    rounds = 1 if options.quick else options.rounds
+    try:
+        add(each, report, rounds=rounds, quick=options.quick)
+    except WorkloadFailedError as error:
+        print(f"{each.name} failed: {error}", file=sys.stderr)
+        report.failures[each.name] = str(error)
+    write_json(options.json, report)
 
 
 def add(each: Experiment | Inspection, report: Report, *, rounds: int, quick: bool) -> None:

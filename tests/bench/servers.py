@@ -145,15 +145,21 @@ Server = Caravan | LlamaServer
 
 @contextlib.contextmanager
 def running_servers(servers: Sequence[Server], folder: Path) -> Iterator[list[Running]]:
-    """Starts servers one after the other, the model first if it isn't there; ends all of them."""
-    if not MODEL_FILE.exists():
-        MODEL_FILE.parent.mkdir(parents=True, exist_ok=True)
-        write_bench_gguf(MODEL_FILE)
+    """Starts servers one after the other; ends all of them."""
+    ensure_model()
     with contextlib.ExitStack() as exits:
         found: list[Running] = []
         for number, server in enumerate(servers):
             found += exits.enter_context(server.running(folder / str(number)))
         yield found
+
+
+def ensure_model() -> Path:
+    """Writes the model if it isn't there, and returns its path."""
+    if not MODEL_FILE.exists():
+        MODEL_FILE.parent.mkdir(parents=True, exist_ok=True)
+        write_bench_gguf(MODEL_FILE)
+    return MODEL_FILE
 
 
 @contextlib.contextmanager

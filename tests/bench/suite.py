@@ -6,6 +6,7 @@ from typing import Protocol
 
 import workloads
 from gateway_costs import gateway_costs
+from page_store import page_store_figures
 from report import Bound, Figure, Measured, Target
 from servers import Caravan, LlamaServer, Running, Server, Shape
 from workloads import Workload
@@ -164,9 +165,19 @@ PAGING_COST_FULL = Experiment(
     versus=UNPAGED,
     targets=(_at_least(0.99, "tokens_per_s", UNPAGED, PAGED),),
     preparation=workloads.HUNDRED_PROMPTS,
+    figures=page_store_figures,
 )
+
+
+def _page_moves() -> Iterator[Figure]:
+    from page_moves import page_moves  # loads llama.cpp into this process: only when it's wanted
+
+    yield from page_moves()
+
+
+PAGE_MOVES = Inspection("page-moves", _page_moves)
 
 SUITE: tuple[Experiment | Inspection, ...] = (
     *(ONE_CLIENT, DISTINCT, SHARED_PREFIX, SESSIONS, OVERLOAD, LONG_PROMPT),
-    *(GATEWAY, PAGING_COST, PAGING_COST_FULL),
+    *(GATEWAY, PAGING_COST, PAGING_COST_FULL, PAGE_MOVES),
 )
