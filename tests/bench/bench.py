@@ -7,6 +7,7 @@ import argparse
 import signal
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 import machine
@@ -60,8 +61,12 @@ def measure(each: Experiment | Inspection, report: Report, options: argparse.Nam
     try:
         add(each, report, rounds=rounds, quick=options.quick)
     except WorkloadFailedError as error:
-        print(f"{each.name} failed: {error}", file=sys.stderr)
         report.failures[each.name] = str(error)
+    except Exception as error:  # noqa: BLE001 (shown, and what else was measured isn't lost)
+        traceback.print_exc()
+        report.failures[each.name] = f"{type(error).__name__}: {error}"
+    if each.name in report.failures:
+        print(f"{each.name} failed: {report.failures[each.name]}", file=sys.stderr)
     write_json(options.json, report)
 
 
