@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -130,3 +131,40 @@ def test_caravan_status_shows_everything_ready(stack):
 def test_metrics_name_the_generated_tokens_by_model(stack, admin):
     lines = stack.metrics("telemetry").splitlines()
     assert any(line.startswith('llama_tokens_generated_total{model="bundled"}') for line in lines)
+
+
+def first_calls(language, repository):
+    """The examples of the README's "First calls", line by line of a shell, else as a whole."""
+    section = (repository / "README.md").read_text().partition("## First calls")[2]
+    section = section.partition("\n## ")[0]
+    blocks = re.findall(rf"^```{language}\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+    return [line for block in blocks for line in block.splitlines()] if language == "sh" else blocks
+
+
+def as_here(example, stack):
+    """An example for this deployment instead of the one that `make run` starts."""
+    for documented, here in (
+        ("localhost:50051", stack.address),
+        ("localhost:9090", stack.ops_address("telemetry")),
+        (".caravan/admin.key", str(stack.home / "admin.key")),
+        (".venv/bin/caravan", f"{BIN / 'caravan'} --address {stack.address}"),
+        ('"cvn_..."', repr(stack.admin_key)),
+    ):
+        example = example.replace(documented, here)
+    return example
+
+
+def test_the_first_calls_of_the_readme_work_as_they_are_written(stack, repository):
+    lines = first_calls("sh", repository)
+    assert len(lines) == 6
+    environment = {**os.environ, "CARAVAN_HOME": str(stack.home)}
+    for line in lines:
+        if line.startswith("grpcurl") and shutil.which("grpcurl") is None:
+            continue  # the tests of grpcurl say so
+        command = ["bash", "-euo", "pipefail", "-c", as_here(line, stack)]
+        assert run(command, env=environment).strip(), line
+
+
+def test_the_python_of_the_readme_works_as_it_is_written(stack, repository):
+    [example] = first_calls("python", repository)
+    assert run([sys.executable, "-W", "error", "-c", as_here(example, stack)]).strip()

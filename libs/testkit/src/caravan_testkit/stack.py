@@ -49,6 +49,10 @@ class Stack:
         """host:port of a service's gRPC listener."""
         return f"127.0.0.1:{self._grpc[service]}"
 
+    def ops_address(self, service: str) -> str:
+        """host:port of a service's operations port."""
+        return f"127.0.0.1:{self._ops[service]}"
+
     def environment(self) -> dict[str, str]:
         """What every process of this deployment inherits."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("CARAVAN_")}
