@@ -19,7 +19,7 @@ from caravan.model.v1 import model_service_pb2 as model_pb
 from caravan_bundled_model import model_path as bundled_model_path
 from caravan_engine.backends.gguf_file import read_gguf
 from caravan_engine.clients.telemetry import TelemetryPush
-from caravan_engine.clients.workers import StatsWatch, WorkerClient
+from caravan_engine.clients.workers import HangWatch, StatsWatch, WorkerClient
 from caravan_engine.config import EngineSettings, WorkersSettings
 from caravan_engine.control.events import Progress
 from caravan_engine.host.launcher import WorkerLauncher
@@ -174,6 +174,10 @@ class EngineApp:
             max_failed_starts=workers.max_failed_starts,
         )
 
+        watch = None
+        if workers.hang_timeout_s:
+            watch = HangWatch(self._workers.channel, workers.hang_timeout_s)
+
         def make(
             order: WorkerOrder,
             on_change: Callable[[], None],
@@ -186,6 +190,7 @@ class EngineApp:
                 times=SupervisorTimes(start_silence_s=workers.start_silence_s),
                 on_change=on_change,
                 on_progress=on_progress,
+                watch=watch,
             )
 
         return make

@@ -107,6 +107,13 @@ class WorkersSettings(Section):
         gt=0,
         description="Seconds that a starting worker may stay without a sign of progress.",
     )
+    hang_timeout_s: float = Field(
+        120.0,
+        ge=0,
+        description="Seconds that a ready worker may make no step while work waits, or say "
+        "nothing, before it is killed and restarted; more than its longest step takes. "
+        "0 never kills it.",
+    )
     max_failed_starts: int = Field(
         3, ge=1, description="Starts in a row that never became ready before a worker is given up."
     )

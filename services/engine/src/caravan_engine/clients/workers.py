@@ -13,12 +13,14 @@ from caravan.engine.v1 import worker_service_pb2_grpc as worker_grpc
 from caravan.engine.v1 import worker_stats_pb2 as stats_pb
 from caravan_engine.host.broadcast import Broadcast
 from caravan_engine.host.models import Picture
+from caravan_engine.host.progress_watch import ProgressWatch, WorkerActivity
 from caravan_rpckit.channel import open_channel
 from caravan_rpckit.tls import TlsIdentity
 
 _log = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
+_LOOK_INTERVAL_S = 1.0
 _DRAIN_MARGIN_S = 5.0
 
 
@@ -50,6 +52,46 @@ class WorkerClient:
             )
             return 0
         return int(answer.ended_request_count)
+
+
+class HangWatch:
+    """Follows the steps of workers, one at a time per call. Belongs to the event loop."""
+
+    def __init__(self, channel: Callable[[int], grpc.aio.Channel], timeout_s: float) -> None:
+        self._channel = channel
+        self._timeout_s = timeout_s
+
+    async def __call__(self, port: int) -> str:
+        """Returns when the worker on `port` hangs, and says how."""
+        progress = ProgressWatch(self._timeout_s, _LOOK_INTERVAL_S)
+        hearing = asyncio.create_task(self._hear(port, progress), name=f"hang-watch-{port}")
+        hearing.add_done_callback(_log_crash)
+        try:
+            while True:
+                await asyncio.sleep(_LOOK_INTERVAL_S)
+                if progress.look():
+                    return f"made no step for {self._timeout_s:g} s while work waited"
+        finally:
+            hearing.cancel()
+
+    async def _hear(self, port: int, progress: ProgressWatch) -> None:
+        while True:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                async with self._channel(port) as channel:
+                    stub = worker_grpc.WorkerServiceStub(channel)
+                    async for answer in stub.WatchStats(worker_pb.WatchStatsRequest()):
+                        progress.heard(_activity(answer.stats))
+            await asyncio.sleep(_RETRY_S)
+
+
+def _activity(stats: stats_pb.WorkerStats) -> WorkerActivity:
+    return WorkerActivity(
+        num_steps=stats.steps_total,
+        is_stepping=stats.step_running,
+        num_running=stats.running_count,
+        num_paused=stats.paused_count,
+        num_waiting=stats.waiting_count,
+    )
 
 
 class StatsWatch:

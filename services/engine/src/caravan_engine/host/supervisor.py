@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
@@ -74,6 +74,10 @@ Drain = Callable[[int, float], Awaitable[int]]
 """Drains the worker on a port within seconds; returns how many requests it had to end."""
 
 
+Watch = Callable[[int], Coroutine[object, object, str]]
+"""Returns when the worker on a port hangs, and completes "its worker ..."."""
+
+
 @dataclass(frozen=True, slots=True)
 class SupervisorTimes:
     """Bounds on what a worker may take, in seconds."""
@@ -86,7 +90,7 @@ class Supervisor:
     """Supervises one replica. Belongs to one event loop; `run` is its only task.
 
     `on_change` is called after every change of `status`, `on_progress` with the progress of a
-    start; both must not block.
+    start; both must not block. `watch` finds out whether a ready worker hangs; None doesn't.
     """
 
     def __init__(
@@ -98,8 +102,10 @@ class Supervisor:
         times: SupervisorTimes,
         on_change: Callable[[], None],
         on_progress: Callable[[Progress], None],
+        watch: Watch | None = None,
     ) -> None:
         self._name = name
+        self._watch = watch
         self._launch = launch
         self._policy = policy
         self._times = times
@@ -185,28 +191,55 @@ class Supervisor:
             self._fail_start(_failure_of(error))
             return Life(ready_for_s=None)
         self._become(replace(self._status, worker_id=worker_id, process_id=worker.pid))
+        hangs = False
         try:
-            await self._follow(worker)
+            hangs = await self._follow(worker)
         finally:
-            how = await worker.end(self._times.end_grace_s)
+            # Who hangs doesn't hear a polite word either, and its clients wait.
+            how = await worker.end(0 if hangs else self._times.end_grace_s)
         self._note_end(how)
         lived = None if self._ready_since is None else time.monotonic() - self._ready_since
         return Life(ready_for_s=lived)
 
-    async def _follow(self, worker: RunningWorker) -> None:
+    async def _follow(self, worker: RunningWorker) -> bool:
+        """Takes the worker's events until there are no more; returns whether it hangs."""
         events = worker.events()
-        while True:
-            silence_s = self._times.start_silence_s if self._ready_since is None else None
+        while self._ready_since is None:
             try:
-                async with asyncio.timeout(silence_s):
+                async with asyncio.timeout(self._times.start_silence_s):
                     event = await anext(events, None)
             except TimeoutError:
                 message = f"it gave no sign for {self._times.start_silence_s:g} s"
                 self._failure = StartFailure(Reason.MODEL_LOAD_FAILED, message)
-                return
+                return False
             if event is None:
-                return
+                return False
             self._take(event)
+        return await self._follow_ready(events)
+
+    async def _follow_ready(self, events: AsyncIterator[ControlEvent]) -> bool:
+        async with asyncio.TaskGroup() as group:
+            following = group.create_task(self._take_all(events))
+            hanging = group.create_task(self._watch_progress())
+            await asyncio.wait({following, hanging}, return_when=asyncio.FIRST_COMPLETED)
+            hangs = not following.done()
+            following.cancel()
+            hanging.cancel()
+        return hangs
+
+    async def _take_all(self, events: AsyncIterator[ControlEvent]) -> None:
+        async for event in events:
+            self._take(event)
+
+    async def _watch_progress(self) -> None:
+        """Returns when the worker hangs."""
+        port = self._status.port
+        if self._watch is None or port is None:
+            await asyncio.Event().wait()
+            return
+        how = await self._watch(port)
+        self._failure = StartFailure(Reason.MODEL_LOAD_FAILED, f"its worker {how}")
+        _log.error("a worker hangs", extra={"worker": self._name, "detail": how})
 
     def _take(self, event: ControlEvent) -> None:
         if isinstance(event, Progress):

@@ -49,6 +49,7 @@ def to_stats(snapshot: StatsSnapshot, facts: WorkerFacts, *, resident_bytes: int
             for outcome, count in snapshot.outcomes.items()
         ],
         steps_total=snapshot.num_steps,
+        step_running=snapshot.is_stepping,
         running_count=snapshot.gauges.num_running,
         waiting_count=snapshot.num_waiting,
         paused_count=snapshot.gauges.num_paused,

@@ -278,6 +278,7 @@ class EngineLoop:
             self._inbox.get()()
 
     def _step(self, plan: StepPlan, started: float) -> None:
+        self._stats.stepping()
         result = self._runner.run(plan)
         if result.failure_code is not None:
             _log.error("a batch failed", extra={"code": result.failure_code})

@@ -98,6 +98,7 @@ class StatsSnapshot:
     output_tokens: int
     outcomes: dict[str, int]  # finish reason, or error reason in lower case
     num_steps: int
+    is_stepping: bool  # a step is being computed
     decode_s: float  # inside the backend
     sample_s: float  # choosing tokens
     step_s: float  # whole steps
@@ -146,6 +147,7 @@ class EngineStats:
         self._input_tokens = 0
         self._output_tokens = 0
         self._num_steps = 0
+        self._is_stepping = False
         self._decode_s = 0.0
         self._sample_s = 0.0
         self._step_s = 0.0
@@ -181,10 +183,15 @@ class EngineStats:
         with self._lock:
             self._outcomes[outcome] += 1
 
+    def stepping(self) -> None:
+        """A step begins; it may never end."""
+        self._is_stepping = True
+
     def stepped(self, result: StepResult, step_s: float, gauges: Gauges, now: float) -> None:
         """Takes the costs of a step and what it left."""
         with self._lock:
             self._num_steps += 1
+            self._is_stepping = False
             self._decode_s += result.decode_s
             self._sample_s += result.sample_s
             self._step_s += step_s
@@ -204,6 +211,7 @@ class EngineStats:
                 output_tokens=self._output_tokens,
                 outcomes=dict(self._outcomes),
                 num_steps=self._num_steps,
+                is_stepping=self._is_stepping,
                 decode_s=self._decode_s,
                 sample_s=self._sample_s,
                 step_s=self._step_s,

@@ -19,7 +19,10 @@ DUMMY = str(Path(__file__).with_name("dummy_worker.py"))
 class Scene:
     """A supervisor over dummy workers, each start playing the next script."""
 
-    def __init__(self, *scripts, start_silence_s=30.0, end_grace_s=5.0):
+    def __init__(self, *scripts, start_silence_s=30.0, end_grace_s=5.0, hangs=None):
+        self.hangs = hangs or asyncio.Event()
+        self.watched = []
+        self.num_watches = 0
         self.scripts = list(scripts)
         self.statuses = []
         self.progress = []
@@ -33,6 +36,7 @@ class Scene:
             times=SupervisorTimes(start_silence_s=start_silence_s, end_grace_s=end_grace_s),
             on_change=self._on_change,
             on_progress=self.progress.append,
+            watch=self._watch,
         )
 
     async def _launch(self, _worker_id):
@@ -43,6 +47,15 @@ class Scene:
             log=WorkerLog("dummy", self.log.append),
             environment=os.environ,
         )
+
+    async def _watch(self, port):
+        self.watched.append(port)
+        self.num_watches += 1
+        try:
+            await self.hangs.wait()
+        finally:
+            self.num_watches -= 1
+        return "hangs"
 
     def _on_change(self):
         self.statuses.append(self.supervisor.status)
@@ -262,3 +275,28 @@ async def test_a_fault_of_our_own_while_starting_is_told_and_not_retried():
         await failed.wait()
 
     assert supervisor.failure.reason is Reason.INTERNAL
+
+
+async def test_a_worker_that_hangs_is_killed_without_a_word_and_started_again(play):
+    hangs = asyncio.Event()
+    scene = play(READY, READY_ELSEWHERE, hangs=hangs, end_grace_s=20.0)
+    first = await scene.until(ReplicaState.READY)
+    os.kill(first.process_id, signal.SIGSTOP)
+
+    hangs.set()
+    restarting = await scene.until(ReplicaState.RESTARTING)
+    hangs.clear()
+
+    assert restarting.detail == "its worker hangs"
+    assert not is_alive(first.process_id)
+    assert (await scene.until(ReplicaState.READY)).port == 7002
+    await scene.stop()
+    assert scene.watched[0] == 7001
+
+
+async def test_a_worker_that_dies_is_not_watched_any_more(play):
+    scene = play(READY, [["progress", 0.5], ["serve", None]])
+    first = await scene.until(ReplicaState.READY)
+    os.kill(first.process_id, signal.SIGKILL)
+    await scene.until(ReplicaState.RESTARTING)
+    assert scene.num_watches == 0

@@ -103,6 +103,7 @@ class WorkerStats(_message.Message):
     HISTOGRAMS_FIELD_NUMBER: _builtins.int
     CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     DEVICES_FIELD_NUMBER: _builtins.int
+    STEP_RUNNING_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Names this very process."""
     model: _builtins.str
@@ -141,6 +142,8 @@ class WorkerStats(_message.Message):
     """Layers on the CPU."""
     context_tokens: _builtins.int
     """Most tokens in the context of one request."""
+    step_running: _builtins.bool
+    """Whether a step is being computed at this moment; one that goes on for ever is a hang."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When the process started."""
@@ -183,10 +186,11 @@ class WorkerStats(_message.Message):
         histograms: _abc.Iterable[Global___Histogram] | None = ...,
         context_tokens: _builtins.int = ...,
         devices: _abc.Iterable[Global___DeviceMemory] | None = ...,
+        step_running: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell_count", b"cell_count", "context_tokens", b"context_tokens", "cpu_layer_count", b"cpu_layer_count", "devices", b"devices", "gpu_layer_count", b"gpu_layer_count", "histograms", b"histograms", "input_tokens_total", b"input_tokens_total", "model", b"model", "outcomes", b"outcomes", "output_tokens_per_second", b"output_tokens_per_second", "output_tokens_total", b"output_tokens_total", "paused_count", b"paused_count", "prefix_hit_tokens_total", b"prefix_hit_tokens_total", "prefix_query_tokens_total", b"prefix_query_tokens_total", "replica_index", b"replica_index", "resident_bytes", b"resident_bytes", "running_count", b"running_count", "seat_count", b"seat_count", "start_time", b"start_time", "steps_total", b"steps_total", "used_cell_count", b"used_cell_count", "waiting_count", b"waiting_count", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell_count", b"cell_count", "context_tokens", b"context_tokens", "cpu_layer_count", b"cpu_layer_count", "devices", b"devices", "gpu_layer_count", b"gpu_layer_count", "histograms", b"histograms", "input_tokens_total", b"input_tokens_total", "model", b"model", "outcomes", b"outcomes", "output_tokens_per_second", b"output_tokens_per_second", "output_tokens_total", b"output_tokens_total", "paused_count", b"paused_count", "prefix_hit_tokens_total", b"prefix_hit_tokens_total", "prefix_query_tokens_total", b"prefix_query_tokens_total", "replica_index", b"replica_index", "resident_bytes", b"resident_bytes", "running_count", b"running_count", "seat_count", b"seat_count", "start_time", b"start_time", "step_running", b"step_running", "steps_total", b"steps_total", "used_cell_count", b"used_cell_count", "waiting_count", b"waiting_count", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
