@@ -1,0 +1,262 @@
+"""Workers that die or hang under running calls, in a whole deployment with the bundled model."""
+
+import re
+import signal
+import threading
+import time
+from dataclasses import dataclass, field
+
+import grpc
+import pytest
+
+from caravan.inference.v1 import embedding_pb2 as embedding_pb
+from caravan.inference.v1 import generation_pb2 as pb
+from caravan.inference.v1 import inference_service_pb2_grpc as inference_grpc
+from caravan_rpckit.details import error_details
+from caravan_testkit.stack import running_stack
+from caravan_testkit.waiting import wait_until
+
+SETTINGS = {
+    "CARAVAN_ENGINE__CONTEXT__THREADS": "1",
+    "CARAVAN_ENGINE__WORKERS__STABLE_AFTER_S": "0",  # each restart is as quick as the first
+    "CARAVAN_ENGINE__WORKERS__HANG_TIMEOUT_S": "6",
+    "CARAVAN_GATEWAY__FAILOVER__POISON_WINDOW_S": "20",
+}
+SAMPLING = {
+    "greedy": pb.SamplingOptions(temperature=0),
+    "drawn": pb.SamplingOptions(temperature=1),
+    "penalties": pb.SamplingOptions(
+        temperature=1, repeat_penalty=1.2, dry=pb.DryOptions(multiplier=0.8)
+    ),
+    "xtc": pb.SamplingOptions(temperature=1, xtc=pb.XtcOptions(probability=0.5)),
+    "mirostat": pb.SamplingOptions(temperature=1, mirostat=pb.MirostatOptions(tau=4)),
+}
+NUM_TOKENS = 100
+
+
+@pytest.fixture(scope="module")
+def lossy_stack(tmp_path_factory):
+    with running_stack(tmp_path_factory.mktemp("failover") / "home", SETTINGS) as stack:
+        yield stack
+
+
+@pytest.fixture
+def client(lossy_stack):
+    with grpc.insecure_channel(lossy_stack.address) as channel:
+        metadata = (("authorization", f"Bearer {lossy_stack.admin_key}"),)
+        yield Client(inference_grpc.InferenceServiceStub(channel), metadata)
+
+
+@dataclass(frozen=True)
+class Client:
+    inference: inference_grpc.InferenceServiceStub
+    metadata: tuple
+
+
+@dataclass
+class Choice:
+    tokens: list = field(default_factory=list)
+    text: str = ""
+    logprobs: list = field(default_factory=list)
+    finished: pb.Finished | None = None
+
+
+class Reader:
+    """Reads a stream in a thread, and checks its accounting as it goes."""
+
+    def __init__(self, client, **fields):
+        self._call = client.inference.StreamGenerate(
+            request(**fields), metadata=client.metadata, timeout=120
+        )
+        self.choices = {}
+        self.num_started = 0
+        self.completed = None
+        self.error = None
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    @property
+    def num_tokens(self):
+        return sum(len(choice.tokens) for choice in self.choices.values())
+
+    def await_tokens(self, count):
+        wait_until(
+            lambda: self.error or self.num_tokens >= count, timeout_s=60, what=f"{count} tokens"
+        )
+
+    def end(self):
+        """Waits for the end, which must be a good one."""
+        self._thread.join(150)
+        assert not self._thread.is_alive()
+        if self.error is not None:
+            raise self.error
+        assert self.num_started == 1
+        assert self.completed is not None
+        assert self.completed.usage.output_tokens == self.num_tokens
+        for choice in self.choices.values():
+            assert choice.finished.output_tokens == len(choice.tokens)
+        return self
+
+    @property
+    def output(self):
+        return {index: (each.tokens, each.text) for index, each in self.choices.items()}
+
+    def _read(self):
+        try:
+            for event in self._call:
+                self._take(event)
+        except (grpc.RpcError, AssertionError) as error:
+            self.error = error
+
+    def _take(self, event):
+        assert self.completed is None
+        match event.WhichOneof("event"):
+            case "started":
+                self.num_started += 1
+            case "delta":
+                choice = self.choices.setdefault(event.delta.choice_index, Choice())
+                assert event.delta.token_offset == len(choice.tokens)
+                assert choice.finished is None
+                choice.tokens += event.delta.token_ids
+                choice.text += event.delta.text
+                choice.logprobs += event.delta.logprobs
+            case "finished":
+                self.choices[event.finished.choice_index].finished = event.finished
+            case "completed":
+                self.completed = event.completed
+
+
+def request(**fields):
+    defaults = {
+        "model": "bundled",
+        "text": "Once upon a time there was a caravan that",
+        "max_output_tokens": NUM_TOKENS,
+        "ignore_eos": True,
+        "seed": 11,
+        "sampling": SAMPLING["greedy"],
+    }
+    return pb.GenerateRequest(**{**defaults, **fields})
+
+
+def kill_worker(stack, sign=signal.SIGKILL):
+    [worker] = stack.workers()
+    worker.send_signal(sign)
+    return worker
+
+
+def failovers(stack, outcome):
+    pattern = rf'^caravan_gateway_failovers_total\{{outcome="{outcome}"\}} (\S+)$'
+    found = re.search(pattern, stack.metrics("gateway"), re.MULTILINE)
+    return float(found.group(1)) if found else 0.0
+
+
+@pytest.mark.parametrize("name", SAMPLING)
+def test_a_lone_stream_is_the_same_whether_its_worker_dies_or_not(lossy_stack, client, name):
+    fields = {"sampling": SAMPLING[name], "stop": ["no such text"]}
+    undisturbed = Reader(client, **fields).end()
+    disturbed = Reader(client, **fields)
+    disturbed.await_tokens(20)
+    kill_worker(lossy_stack)
+    disturbed.end()
+    assert disturbed.num_tokens == NUM_TOKENS
+    # Both compute alone, so only rounding differs: what one computed token by token the other
+    # computes together.
+    assert disturbed.output == undisturbed.output
+
+
+def test_many_streams_of_all_kinds_survive_a_death(lossy_stack, client):
+    before = failovers(lossy_stack, "continued")
+    readers = {
+        name: Reader(client, sampling=options, max_output_tokens=250)
+        for name, options in SAMPLING.items()
+    }
+    readers["choices"] = Reader(
+        client,
+        sampling=SAMPLING["mirostat"],
+        choice_count=3,
+        logprobs=pb.LogprobOptions(top_count=2),
+        max_output_tokens=250,
+    )
+    readers["stops"] = Reader(client, stop=["zq", "caravanserai", "\n\n\n"], max_output_tokens=250)
+    for reader in readers.values():
+        reader.await_tokens(5)
+    kill_worker(lossy_stack)
+    for name, reader in readers.items():
+        reader.end()
+        num_choices = 3 if name == "choices" else 1
+        assert sorted(reader.choices) == list(range(num_choices))
+        if name != "stops":
+            assert reader.num_tokens == 250 * num_choices
+    for choice in readers["choices"].choices.values():
+        assert len(choice.logprobs) == len(choice.tokens)
+        assert all(len(each.top) == 2 for each in choice.logprobs)
+    assert failovers(lossy_stack, "continued") - before == len(readers)
+
+
+def test_answers_that_are_not_streamed_survive_a_death(lossy_stack, client):
+    answer = client.inference.Generate.future(
+        request(max_output_tokens=400), metadata=client.metadata, timeout=120
+    )
+    texts = [embedding_pb.EmbedInput(text="tea " * 400) for _ in range(30)]
+    vectors = client.inference.Embed.future(
+        embedding_pb.EmbedRequest(model="bundled", inputs=texts),
+        metadata=client.metadata,
+        timeout=120,
+    )
+    watched = Reader(client)
+    watched.await_tokens(5)
+    assert not answer.done()
+    kill_worker(lossy_stack)
+    (choice,) = answer.result().choices
+    assert len(choice.token_ids) == 400
+    assert len(vectors.result().embeddings) == 30
+    watched.end()
+
+
+def test_a_worker_that_hangs_is_replaced_under_its_streams(lossy_stack, client):
+    reader = Reader(client, max_output_tokens=300)
+    reader.await_tokens(10)
+    stopped = kill_worker(lossy_stack, signal.SIGSTOP)
+    reader.end()
+    assert reader.num_tokens == 300
+    assert not stopped.is_running()
+
+
+def test_a_worker_that_only_paused_goes_on_by_itself(lossy_stack, client):
+    reader = Reader(client, max_output_tokens=300)
+    reader.await_tokens(10)
+    worker = kill_worker(lossy_stack, signal.SIGSTOP)
+    time.sleep(2)
+    worker.send_signal(signal.SIGCONT)
+    reader.end()
+    assert [each.pid for each in lossy_stack.workers()] == [worker.pid]
+
+
+def test_a_host_that_dies_with_its_worker_is_waited_for(lossy_stack, client):
+    reader = Reader(client, max_output_tokens=300)
+    reader.await_tokens(10)
+    lossy_stack.kill("engine")
+    lossy_stack.start("engine")
+    reader.end()
+    assert reader.num_tokens == 300
+
+
+def test_a_request_that_was_at_two_deaths_fails_and_another_one_goes_on(lossy_stack, client):
+    poison = Reader(client, max_output_tokens=1500)
+    poison.await_tokens(5)
+    killed = kill_worker(lossy_stack)
+    wait_until(
+        lambda: [each.pid for each in lossy_stack.workers()] not in ([], [killed.pid]),
+        timeout_s=30,
+        what="the restart",
+    )
+    poison.await_tokens(poison.num_tokens + 5)
+    innocent = Reader(client, max_output_tokens=200)
+    innocent.await_tokens(5)
+    kill_worker(lossy_stack)
+    with pytest.raises(grpc.RpcError) as caught:
+        poison.end()
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert error_details(caught.value).reason == "POISON_REQUEST"
+    innocent.end()
+    assert innocent.num_tokens == 200
