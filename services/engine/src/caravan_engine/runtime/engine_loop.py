@@ -39,6 +39,8 @@ from caravan_rpckit.errors import CaravanError
 
 _log = logging.getLogger(__name__)
 
+_CONCLUDED = "concluded"
+
 Command = Callable[[], object]
 
 
@@ -125,7 +127,7 @@ class EngineLoop:
         """
         try:
             group, stream = self._open(request)
-            self._enter(group)
+            self._enter(group, is_begun=request.continuation is not None)
         except CaravanError as error:
             self._stats.refused(error.reason.value.lower())
             raise
@@ -178,10 +180,12 @@ class EngineLoop:
         """Returns the numbers of this moment."""
         return self._stats.snapshot(num_waiting=self._gate.num_waiting, now=self._clock())
 
-    def _enter(self, group: SequenceGroup) -> None:
+    def _enter(self, group: SequenceGroup, *, is_begun: bool = False) -> None:
+        """Takes a place in the queue; of what has begun elsewhere no estimate takes the rest."""
         self._gate.enter()
         try:
-            self._guard.check(group, self._clock())
+            if not is_begun:
+                self._guard.check(group, self._clock())
         except CaravanError:
             self._gate.withdraw()
             raise
@@ -307,7 +311,9 @@ class EngineLoop:
 
     def _conclude(self, group: SequenceGroup) -> None:
         """Ends a request of which another worker did everything but say so."""
-        self._gate.leave(self._clock())
+        now = self._clock()
+        self._gate.leave(now)
+        self._guard.ended(group, _CONCLUDED, now)
         group.output.start(group, cached_tokens=0)
         group.output.complete(group)
         self._publish()

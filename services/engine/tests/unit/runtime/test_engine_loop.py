@@ -1,6 +1,7 @@
 import asyncio
 import threading
 from contextlib import aclosing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,12 @@ from caravan_engine.domain.events import Completed, Delta, Finished, FinishReaso
 from caravan_engine.domain.limits import SchedulerLimits
 from caravan_engine.domain.model_facts import Pooling
 from caravan_engine.domain.rates import StepRates
-from caravan_engine.domain.request import EmbeddingRequest, GenerationRequest
+from caravan_engine.domain.request import (
+    Continuation,
+    EmbeddingRequest,
+    Emitted,
+    GenerationRequest,
+)
 from caravan_engine.domain.sampling import SamplingOptions
 from caravan_engine.domain.step import Chunk, StepPlan
 from caravan_engine.runtime.embeddings import embed_all
@@ -356,6 +362,17 @@ async def test_a_worker_may_be_told_to_take_whatever_comes(make_engine):
     await collect(engine.submit(request(b"first", max_output=1)))
     events = await collect(engine.submit(request(max_output=9, deadline=clock() + 0.5)))
     assert isinstance(events[-1], Completed)
+
+
+async def test_what_another_worker_began_is_not_refused_by_an_estimate(make_engine):
+    clock = FakeClock()
+    engine = make_engine(clock=clock, rates=slow_rates())
+    await collect(engine.submit(request(b"first", max_output=1)))
+    late = request(max_output=9, deadline=clock() + 0.5)
+    with pytest.raises(DeadlineUnreachableError):
+        engine.submit(late)
+    begun = replace(late, continuation=Continuation((Emitted((97,)),)))
+    assert isinstance((await collect(engine.submit(begun)))[-1], Completed)
 
 
 async def test_draining_refuses_new_requests_and_finishes_the_running(make_engine):
