@@ -22,6 +22,7 @@ from sources import GatewaySource, LlamaServerSource, TokenSource, WorkerSource
 
 MODEL_FILE = peer.ROOT / "build" / "bench.gguf"
 QUEUE_TIMEOUT_S = 600
+START_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +62,7 @@ class Caravan:
     def running(self, folder: Path) -> Iterator[list[Running]]:
         """Starts it; ends it afterwards."""
         with contextlib.ExitStack() as exits:
-            stack = exits.enter_context(self._stack(folder))
+            stack = self._start(exits, folder)
             public = exits.enter_context(grpc.insecure_channel(stack.address))
             model = MODEL_FILE.stem
             services = ("gateway", "policy", "telemetry", "engine")
@@ -73,8 +74,7 @@ class Caravan:
                 found.append(Running(WorkerSource(self.also_direct, model, direct), pids, stack))
             yield found
 
-    @contextlib.contextmanager
-    def _stack(self, folder: Path) -> Iterator[Stack]:
+    def _start(self, exits: contextlib.ExitStack, folder: Path) -> Stack:
         settings = {
             "CARAVAN_ENGINE__CONTEXT__SEATS": str(self.shape.seats),
             "CARAVAN_ENGINE__CONTEXT__CELLS": str(self.shape.cells),
@@ -84,14 +84,12 @@ class Caravan:
             "CARAVAN_MODEL": str(MODEL_FILE),
             **self.settings,
         }
-        with contextlib.ExitStack() as exits:
-            try:
-                stack = exits.enter_context(running_stack(folder, settings))
-            except (RuntimeError, TimeoutError) as error:
-                wanted = ", ".join(f"{k}={v}" for k, v in self.settings.items()) or "no others"
-                message = f"{self.name} doesn't start (settings of its own: {wanted}): {error}"
-                raise WorkloadFailedError(message) from error
-            yield stack
+        try:
+            return exits.enter_context(_stack_on_free_ports(folder, settings))
+        except (RuntimeError, TimeoutError) as error:
+            wanted = ", ".join(f"{k}={v}" for k, v in self.settings.items()) or "none"
+            message = f"{self.name} doesn't start (settings of its own: {wanted}): {error}"
+            raise WorkloadFailedError(message) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +158,21 @@ def ensure_model() -> Path:
         MODEL_FILE.parent.mkdir(parents=True, exist_ok=True)
         write_bench_gguf(MODEL_FILE)
     return MODEL_FILE
+
+
+@contextlib.contextmanager
+def _stack_on_free_ports(folder: Path, settings: Mapping[str, str]) -> Iterator[Stack]:
+    """Tries again when another program took a port between its choice and its use."""
+    with contextlib.ExitStack() as exits:
+        for attempt in range(START_ATTEMPTS):
+            try:
+                stack = exits.enter_context(running_stack(folder / str(attempt), settings))
+            except RuntimeError as error:
+                if "ADDRESS_IN_USE" not in str(error) or attempt == START_ATTEMPTS - 1:
+                    raise
+            else:
+                break
+        yield stack
 
 
 @contextlib.contextmanager
