@@ -12,6 +12,8 @@ import pytest
 from caravan.inference.v1 import embedding_pb2 as embedding_pb
 from caravan.inference.v1 import generation_pb2 as pb
 from caravan.inference.v1 import inference_service_pb2_grpc as inference_grpc
+from caravan.model.v1 import model_service_pb2 as model_pb
+from caravan.model.v1 import model_service_pb2_grpc as model_grpc
 from caravan_rpckit.details import error_details
 from caravan_testkit.stack import running_stack
 from caravan_testkit.waiting import wait_until
@@ -20,6 +22,7 @@ SETTINGS = {
     "CARAVAN_ENGINE__CONTEXT__THREADS": "1",
     "CARAVAN_ENGINE__WORKERS__STABLE_AFTER_S": "0",  # each restart is as quick as the first
     "CARAVAN_ENGINE__WORKERS__HANG_TIMEOUT_S": "6",
+    "CARAVAN_ENGINE__WORKERS__DRAIN_TIMEOUT_S": "1",
     "CARAVAN_GATEWAY__FAILOVER__POISON_WINDOW_S": "20",
 }
 SAMPLING = {
@@ -44,12 +47,14 @@ def lossy_stack(tmp_path_factory):
 def client(lossy_stack):
     with grpc.insecure_channel(lossy_stack.address) as channel:
         metadata = (("authorization", f"Bearer {lossy_stack.admin_key}"),)
-        yield Client(inference_grpc.InferenceServiceStub(channel), metadata)
+        inference = inference_grpc.InferenceServiceStub(channel)
+        yield Client(inference, model_grpc.ModelServiceStub(channel), metadata)
 
 
 @dataclass(frozen=True)
 class Client:
     inference: inference_grpc.InferenceServiceStub
+    models: model_grpc.ModelServiceStub
     metadata: tuple
 
 
@@ -260,3 +265,52 @@ def test_a_request_that_was_at_two_deaths_fails_and_another_one_goes_on(lossy_st
     assert error_details(caught.value).reason == "POISON_REQUEST"
     innocent.end()
     assert innocent.num_tokens == 200
+
+
+@pytest.fixture
+def two_workers(lossy_stack, client):
+    def load(count):
+        steps = client.models.LoadModel(
+            model_pb.LoadModelRequest(model="bundled", replica_count=count),
+            metadata=client.metadata,
+            timeout=60,
+        )
+        assert list(steps)[-1].phase == model_pb.LOAD_PHASE_READY
+
+    load(2)
+    yield lossy_stack.workers()
+    load(1)
+    wait_until(lambda: len(lossy_stack.workers()) == 1, timeout_s=30, what="one worker")
+
+
+def test_streams_go_on_on_the_other_replica_without_waiting(lossy_stack, client, two_workers):
+    assert len(two_workers) == 2
+    readers = [Reader(client, max_output_tokens=300) for _ in range(6)]
+    for reader in readers:
+        reader.await_tokens(5)
+    two_workers[0].send_signal(signal.SIGKILL)
+    for reader in readers:
+        assert reader.end().num_tokens == 300
+
+
+def test_a_worker_too_many_is_drained_and_loses_nothing(lossy_stack, client, two_workers):
+    readers = [Reader(client, max_output_tokens=200) for _ in range(4)]
+    for reader in readers:
+        reader.await_tokens(5)
+    list(
+        client.models.LoadModel(
+            model_pb.LoadModelRequest(model="bundled", replica_count=1), metadata=client.metadata
+        )
+    )
+    for reader in readers:
+        assert reader.end().num_tokens == 200
+    wait_until(lambda: len(lossy_stack.workers()) == 1, timeout_s=30, what="the end of the other")
+
+
+def test_a_host_that_restarts_takes_its_streams_along(lossy_stack, client):
+    """They are cut off when the time to drain is over, and wait for the host to come back."""
+    reader = Reader(client, max_output_tokens=1500)
+    reader.await_tokens(10)
+    lossy_stack.kill("engine", signal.SIGTERM)
+    lossy_stack.start("engine")
+    assert reader.end().num_tokens == 1500

@@ -152,9 +152,11 @@ class Models:
         """One model by name or alias."""
         return self._transport.unary(models.get_model(name), call)
 
-    def load(self, name: str, **call: Unpack[CallOptions]) -> Stream[LoadProgress]:
+    def load(
+        self, name: str, *, replicas: int | None = None, **call: Unpack[CallOptions]
+    ) -> Stream[LoadProgress]:
         """Loads a model and tells how far it is; the last step has the phase READY."""
-        return self._transport.stream(models.load_model(name), call)
+        return self._transport.stream(models.load_model(name, replicas), call)
 
     def unload(
         self, name: str, *, drain_timeout_s: float | None = None, **call: Unpack[CallOptions]

@@ -174,6 +174,17 @@ def test_loading_tells_each_phase_once(run):
     assert [step["fraction"] for step in steps] == [1, 0.5, 1, 1]
 
 
+def test_a_model_is_loaded_with_as_many_workers_as_asked_for(run, gateway):
+    run("models", "load", "alpha", "--replicas", "3")
+    run("models", "load", "alpha")
+    counts = [
+        request.replica_count if request.HasField("replica_count") else None
+        for method, request, _ in gateway.calls
+        if method == "LoadModel"
+    ]
+    assert counts == [3, None]
+
+
 def test_unloading_tells_how_many_requests_were_ended(run):
     result = run("models", "unload", "alpha", "--drain-timeout", "1.5")
     assert result.stdout == "alpha is unloaded; 2 requests were ended\n"

@@ -146,6 +146,7 @@ class EngineApp:
             budget=self._budget,
             supervise=self._supervisor_maker(),
             drain=self._workers.drain,
+            drain_timeout_s=self._settings.workers.drain_timeout_s,
         )
         return ModelManager(
             registry, tools, max_watchers=self._settings.server.max_watchers + _OWN_WATCHERS
@@ -245,7 +246,9 @@ class EngineApp:
         models = self._settings.models
         first = [models.path.stem] if models.path is not None else []
         names = list(dict.fromkeys([*first, *models.load]))
-        outcomes = await asyncio.gather(*(_try_to_load(manager, name) for name in names))
+        outcomes = await asyncio.gather(
+            *(_try_to_load(manager, name, models.replicas) for name in names)
+        )
         if names and not any(outcomes):
             # The host stays: what is wrong shows in ListModels, and can be mended there.
             self._readiness.unmet("models", "none of the models could be loaded")
@@ -270,9 +273,9 @@ class EngineApp:
         self._resources.push_async_callback(_end, task)
 
 
-async def _try_to_load(manager: ModelManager, name: str) -> bool:
+async def _try_to_load(manager: ModelManager, name: str, replica_count: int) -> bool:
     try:
-        async for _ in manager.load(name):
+        async for _ in manager.load(name, replica_count):
             pass
     except CaravanError as error:
         _log.error(

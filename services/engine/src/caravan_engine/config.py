@@ -45,6 +45,9 @@ SCRATCH_SEQUENCE_IDS = 1
 DISK_QUEUE_BYTES = 64 * 2**20
 """Most bytes of pages that wait to be written to disk; what comes faster is not kept there."""
 
+MAX_REPLICAS = 64
+"""Most workers of one model on a host."""
+
 _HOST = r"^[A-Za-z0-9._-]+$"
 
 
@@ -78,6 +81,9 @@ class ModelsSettings(Section):
     )
     load: tuple[str, ...] = Field(
         ("bundled",), description="Models to load at the start, by name, beside `models.path`."
+    )
+    replicas: int = Field(
+        1, ge=1, le=MAX_REPLICAS, description="Workers of each model that is loaded at the start."
     )
     rescan_interval_s: float = Field(
         5.0, ge=0, description="Seconds between looks at the folder; 0 looks only when asked."

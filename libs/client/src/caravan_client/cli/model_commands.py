@@ -58,11 +58,23 @@ def list_models(context: typer.Context, connection: ConnectionOptions) -> None:
 
 
 @grouped
-def load(context: typer.Context, connection: ConnectionOptions, model: _Name) -> None:
+def load(
+    context: typer.Context,
+    connection: ConnectionOptions,
+    model: _Name,
+    replicas: Annotated[
+        int | None,
+        typer.Option(
+            metavar="COUNT",
+            min=1,
+            help="How many workers; of a loaded model, workers are added or ended.",
+        ),
+    ] = None,
+) -> None:
     """Load a model, with progress, until it takes requests."""
     with open_session(context, connection) as session:
         output = session.output
-        with session.client.models.load(model) as steps:
+        with session.client.models.load(model, replicas=replicas) as steps:
             if output.as_json:
                 for step in steps:
                     output.document(step)

@@ -57,10 +57,10 @@ def get_model(name: str) -> Operation[Model]:
     )
 
 
-def load_model(name: str) -> Operation[LoadProgress]:
+def load_model(name: str, replicas: int | None = None) -> Operation[LoadProgress]:
     """Asks to load a model, with progress."""
     request = service_pb.LoadModelRequest()
-    fill(request, model=name)
+    fill(request, model=name, replica_count=replicas)
     return operation(f"{_SERVICE}LoadModel", request, service_pb.LoadModelResponse, _parse_progress)
 
 

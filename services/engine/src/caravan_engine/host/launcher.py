@@ -5,13 +5,14 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from caravan_engine.config import EngineSettings
+from caravan_engine.config import ContextSettings, EngineSettings
 from caravan_engine.control.settings import WorkerSettings
 from caravan_engine.host.placement import WorkerPorts
 from caravan_engine.host.registry import ModelFile, file_fault
 from caravan_engine.host.served_model import WorkerOrder
 from caravan_engine.host.worker_log import WorkerLog
 from caravan_engine.host.worker_process import WorkerProcess
+from caravan_engine.machine import num_usable_cores
 
 # Of no use to workers, and theirs is the process that runs native code on clients' input.
 _SECRET_VARIABLES = ("CARAVAN_API_KEY",)
@@ -81,12 +82,20 @@ class WorkerLauncher:
             drain_timeout_s=self._settings.workers.drain_timeout_s,
             log_level=self._settings.log.level,
             telemetry_address=self._settings.telemetry.address,
-            context=self._settings.context,
+            context=self._context_of(order),
             kv=self._settings.kv,
             host_page_bytes=order.host_page_bytes,
             queue=self._settings.queue,
             chat=self._settings.chat,
         )
+
+    def _context_of(self, order: WorkerOrder) -> ContextSettings:
+        """Threads that nobody set are divided; more than cores would spin for each other."""
+        context = self._settings.context
+        if context.threads or order.replica_count == 1:
+            return context
+        threads = max(1, num_usable_cores() // order.replica_count)
+        return context.model_copy(update={"threads": threads})
 
 
 def _worker_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -54,11 +54,16 @@ class ModelManager:
         """
         return self._view(self._catalogue.resolve(name))
 
-    async def begin_load(self, name: str) -> ServedModel:
+    async def begin_load(self, name: str, replica_count: int | None = None) -> ServedModel:
         """Starts to load a model, unless that is done or under way, and returns at once.
+
+        Args:
+            name: or alias.
+            replica_count: how many workers; None: one, or as many as it has.
 
         Raises:
             UnknownModelError: there is none.
+            ModelTooLargeError: more workers than before find no memory.
             HostDrainingError: the host is shutting down.
         """
         file = (await self.refresh()).resolve(name)
@@ -68,18 +73,22 @@ class ModelManager:
         if self._draining:
             raise HostDrainingError
         if served is None or served.failure is not None:
-            served = ServedModel(file, self._tools, self._publish)
+            served = ServedModel(file, self._tools, self._publish, replica_count or 1)
             self._served[file.name] = served
             self._publish()
+        elif replica_count is not None:
+            await served.resize(replica_count)
         return served
 
-    async def load(self, name: str) -> AsyncIterator[tuple[ModelView, LoadProgress]]:
-        """Loads a model and yields its progress until it is ready.
+    async def load(
+        self, name: str, replica_count: int | None = None
+    ) -> AsyncIterator[tuple[ModelView, LoadProgress]]:
+        """Loads a model and yields its progress until it is ready, with all its workers.
 
         Raises:
             CaravanError: as `begin_load`, or why it can't be served.
         """
-        served = await self.begin_load(name)
+        served = await self.begin_load(name, replica_count)
         async for progress in served.progress.watch():
             yield self.view(served.file.name), progress
         if served.failure is not None:
@@ -116,7 +125,6 @@ class ModelManager:
         if served is None:
             return _unloaded(file, aliases, self._tools.digests.get(file) or "")
         state, detail = served.state()
-        status = served.status
         return ModelView(
             name=file.name,
             aliases=aliases,
@@ -124,7 +132,7 @@ class ModelManager:
             detail=detail,
             digest=served.digest,
             size_bytes=served.file.size_bytes,
-            details=None if status is None else status.details,
+            details=served.details,
             replicas=served.replicas(),
         )
 

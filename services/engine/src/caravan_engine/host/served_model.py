@@ -3,17 +3,19 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
-from caravan_engine.control.events import LoadPhase, Progress
+from caravan_engine.control.events import LoadPhase, ModelDetails, Progress
 from caravan_engine.domain.errors import ModelFileInvalidError, ModelLoadFailedError
 from caravan_engine.host.broadcast import Broadcast
 from caravan_engine.host.errors import LoadAbandonedError
 from caravan_engine.host.models import EndpointView, LoadProgress, ModelState, ReplicaView
 from caravan_engine.host.placement import MemoryBudget, MemoryNeed
 from caravan_engine.host.registry import ModelFile
+from caravan_engine.host.replica_set import ReplicaSet
 from caravan_engine.host.supervisor import (
     Drain,
     ReplicaState,
@@ -26,6 +28,7 @@ from caravan_rpckit.errors import CaravanError, Reason
 _log = logging.getLogger(__name__)
 
 _MAX_PROGRESS_WATCHERS = 64
+_PHASES = tuple(LoadPhase)
 
 
 class DigestStore(Protocol):
@@ -46,6 +49,7 @@ class WorkerOrder:
     digest: str
     replica_index: int
     host_page_bytes: int = 0
+    replica_count: int = 1  # workers of this model on this host
 
     @property
     def label(self) -> str:
@@ -67,6 +71,7 @@ class LoadTools:
     budget: MemoryBudget
     supervise: Callable[[WorkerOrder, Callable[[], None], Callable[[Progress], None]], Supervisor]
     drain: Drain
+    drain_timeout_s: float = 20.0  # for replicas that are too many
 
 
 class ServedModel:
@@ -75,14 +80,23 @@ class ServedModel:
     `on_change` is called whenever a view of the model may have changed.
     """
 
-    def __init__(self, file: ModelFile, tools: LoadTools, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        file: ModelFile,
+        tools: LoadTools,
+        on_change: Callable[[], None],
+        replica_count: int = 1,
+    ) -> None:
         self.file = file
         self.digest = ""
         self._tools = tools
         self._on_change = on_change
         self._progress = _progress_from(LoadProgress(LoadPhase.VERIFYING, 0.0))
         self._failure: CaravanError | None = None
-        self._supervisor: Supervisor | None = None
+        self._replica_count = replica_count
+        self._page_bytes: dict[int, int] = {}  # for each worker, by its number
+        self._replicas: ReplicaSet | None = None
+        self._starts: dict[int, Progress] = {}  # how far each replica is
         self._abandoned = threading.Event()
         self._unloading: asyncio.Task[int] | None = None
         self._ended = False
@@ -110,38 +124,62 @@ class ServedModel:
         return self._ended
 
     @property
-    def status(self) -> ReplicaStatus | None:
-        """Its replica, once one was started."""
-        return None if self._supervisor is None else self._supervisor.status
+    def details(self) -> ModelDetails | None:
+        """What is known of it once a worker was ready."""
+        found = (status.details for status in self._statuses().values())
+        return next((details for details in found if details is not None), None)
 
     def state(self) -> tuple[ModelState, str]:
         """Sums up, with the reason where it isn't ready."""
-        status = self.status
+        statuses = self._statuses().values()
         if self._unloading is not None:
             return ModelState.DRAINING, ""
         if self._failure is not None:
             return ModelState.FAILED, self._failure.message
-        if status is not None and status.state is ReplicaState.READY:
+        if any(status.state is ReplicaState.READY for status in statuses):
             return ModelState.READY, ""
-        return ModelState.LOADING, status.detail if status is not None else ""
+        return ModelState.LOADING, next((each.detail for each in statuses if each.detail), "")
 
     def replicas(self) -> tuple[ReplicaView, ...]:
         """Its workers."""
-        status = self.status
-        if status is None or status.state is ReplicaState.ENDED:
-            return ()
-        return (
-            ReplicaView(0, status.state, status.restart_count, status.detail, status.process_id),
+        return tuple(
+            ReplicaView(index, each.state, each.restart_count, each.detail, each.process_id)
+            for index, each in self._statuses().items()
+            if each.state is not ReplicaState.ENDED
         )
 
     def endpoints(self) -> tuple[EndpointView, ...]:
         """Its workers that take requests."""
-        status = self.status
-        if status is None or status.state is not ReplicaState.READY or self.is_unloading:
+        if self.is_unloading:
             return ()
-        if status.worker_id is None or status.port is None:
-            return ()
-        return (EndpointView(self.file.name, self.digest, 0, status.worker_id, status.port),)
+        return tuple(
+            EndpointView(self.file.name, self.digest, index, each.worker_id, each.port)
+            for index, each in self._statuses().items()
+            if each.state is ReplicaState.READY and each.worker_id and each.port is not None
+        )
+
+    async def resize(self, replica_count: int) -> None:
+        """Makes it so many workers, also of a model that is being loaded.
+
+        Raises:
+            ModelTooLargeError: there is no memory for so many; then nothing changes.
+        """
+        if self._replicas is None:
+            self._replica_count = replica_count
+            return
+        need = await asyncio.to_thread(self._tools.memory_need, self.file)
+        kept = {index: size for index, size in self._page_bytes.items() if index < replica_count}
+        num_new = replica_count - len(kept)
+        whole = MemoryNeed(
+            replica_count * need.fixed_bytes + sum(kept.values()), num_new * need.host_page_bytes
+        )
+        granted_bytes = self._reserve(whole)
+        share = granted_bytes // num_new if num_new else 0
+        self._page_bytes = dict.fromkeys(range(replica_count), share) | kept
+        self._replica_count = replica_count
+        self._replicas.resize(replica_count)
+        self._begin_progress()
+        self._follow()
 
     async def unload(self, timeout_s: float) -> int:
         """Ends it, letting requests finish for `timeout_s`; returns how many were ended.
@@ -159,14 +197,28 @@ class ServedModel:
         try:
             self.file.require_sound()
             self.digest = await self._verify()
-            host_page_bytes = await self._plan()
-            order = WorkerOrder(self.file, self.digest, 0, host_page_bytes)
-            self._supervisor = self._tools.supervise(order, self._follow, self._report)
+            await self._plan()
         except CaravanError as error:
             self._fail(error)
             return
         self._publish(phase=LoadPhase.LOADING, fraction=0.0)
-        self._supervisor.start()
+        self._replicas = ReplicaSet(
+            self._supervisor,
+            self._tools.drain,
+            drain_timeout_s=self._tools.drain_timeout_s,
+            on_change=self._on_change,
+        )
+        self._replicas.resize(self._replica_count)
+
+    def _supervisor(self, index: int) -> Supervisor:
+        order = WorkerOrder(
+            self.file, self.digest, index, self._page_bytes[index], self._replica_count
+        )
+        self._starts.pop(index, None)
+        return self._tools.supervise(order, self._follow, partial(self._report, index))
+
+    def _statuses(self) -> dict[int, ReplicaStatus]:
+        return {} if self._replicas is None else self._replicas.statuses
 
     async def _verify(self) -> str:
         known = self._tools.digests.get(self.file)
@@ -185,18 +237,24 @@ class ServedModel:
         if self._progress.value.phase is LoadPhase.VERIFYING:
             self._publish(phase=LoadPhase.VERIFYING, fraction=fraction)
 
-    async def _plan(self) -> int:
-        """Reserves memory; returns how much of it is for pages outside the cells."""
+    async def _plan(self) -> None:
+        """Reserves memory for the workers and for what each keeps outside the cells."""
         self._publish(phase=LoadPhase.PLANNING, fraction=0.0)
         need = await asyncio.to_thread(self._tools.memory_need, self.file)
-        budget_bytes = self._tools.budget.free_bytes
+        count, budget_bytes = self._replica_count, self._tools.budget.free_bytes
+        whole = MemoryNeed(count * need.fixed_bytes, count * need.host_page_bytes)
+        granted_bytes = self._reserve(whole)
+        self._page_bytes = dict.fromkeys(range(count), granted_bytes // count)
+        needed_bytes = whole.fixed_bytes + granted_bytes
+        self._progress.publish(LoadProgress(LoadPhase.PLANNING, 1.0, needed_bytes, budget_bytes))
+
+    def _reserve(self, need: MemoryNeed) -> int:
+        """Reserves memory; returns how much of it is for pages outside the cells."""
         granted_bytes = self._tools.budget.reserve(self.file.name, need)
         if granted_bytes < need.host_page_bytes:
             extra = {"model": self.file.name, "granted_bytes": granted_bytes}
             extra["wanted_bytes"] = need.host_page_bytes
             _log.warning("memory is tight: less host memory for pages", extra=extra)
-        needed_bytes = need.fixed_bytes + granted_bytes
-        self._progress.publish(LoadProgress(LoadPhase.PLANNING, 1.0, needed_bytes, budget_bytes))
         return granted_bytes
 
     async def _take_down(self, timeout_s: float) -> int:
@@ -204,9 +262,7 @@ class ServedModel:
         self._load.cancel()
         await asyncio.wait({self._load})
         try:
-            if self._supervisor is None:
-                return 0
-            return await self._supervisor.stop(self._tools.drain, timeout_s)
+            return 0 if self._replicas is None else await self._replicas.stop(timeout_s)
         finally:
             self._note_unloaded()
 
@@ -218,29 +274,39 @@ class ServedModel:
         self._ended = True
         self._on_change()
 
-    def _report(self, progress: Progress) -> None:
-        self._publish(phase=progress.phase, fraction=progress.fraction)
+    def _report(self, index: int, progress: Progress) -> None:
+        """A replica came further; the model is as far as the last of them."""
+        self._starts[index] = progress
+        last = min(self._starts.values(), key=_distance)
+        self._publish(phase=last.phase, fraction=last.fraction)
 
     def _follow(self) -> None:
-        """Called at each change of the replica."""
-        status = self.status
-        if status is not None and not self.is_unloading:
-            self._follow_state(status.state)
+        """Called at each change of a replica."""
+        if self._replicas is not None and not self.is_unloading:
+            self._follow_states([each.status.state for each in self._replicas.wanted])
         self._on_change()
 
-    def _follow_state(self, state: ReplicaState) -> None:
-        if state is ReplicaState.READY:
+    def _follow_states(self, states: Sequence[ReplicaState]) -> None:
+        is_under_way = ReplicaState.STARTING in states
+        if ReplicaState.READY in states and not is_under_way:
             self._publish(phase=LoadPhase.READY, fraction=1.0)
             self._progress.close()
-        elif state is ReplicaState.FAILED:
+        elif states and set(states) == {ReplicaState.FAILED}:
             self._fail(self._load_error())
-        elif self._progress.closed:
+        elif ReplicaState.READY not in states:
+            self._begin_progress()
+
+    def _begin_progress(self) -> None:
+        """Somebody may watch again how it becomes ready."""
+        if self._progress.closed:
+            self._starts.clear()
             again = replace(self._progress.value, phase=LoadPhase.LOADING, fraction=0.0)
             self._progress = _progress_from(again)
 
     def _load_error(self) -> CaravanError:
-        failure = self._supervisor.failure if self._supervisor is not None else None
-        return load_error(self.file.name, failure)
+        wanted = () if self._replicas is None else self._replicas.wanted
+        failures = (each.failure for each in wanted)
+        return load_error(self.file.name, next((each for each in failures if each), None))
 
     def _fail(self, error: CaravanError) -> None:
         self._tools.budget.release(self.file.name)
@@ -257,6 +323,8 @@ class ServedModel:
             self._fail(load_error(self.file.name, failure))
 
     def _publish(self, *, phase: LoadPhase, fraction: float) -> None:
+        if self._progress.closed:
+            return
         self._progress.publish(replace(self._progress.value, phase=phase, fraction=fraction))
 
 
@@ -273,3 +341,7 @@ def load_error(name: str, failure: StartFailure | None) -> CaravanError:
 
 def _progress_from(first: LoadProgress) -> Broadcast[LoadProgress]:
     return Broadcast(first, max_watchers=_MAX_PROGRESS_WATCHERS)
+
+
+def _distance(progress: Progress) -> tuple[int, float]:
+    return _PHASES.index(progress.phase), progress.fraction

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from caravan.model.v1 import endpoint_service_pb2 as endpoint_pb
 from caravan.model.v1 import model_pb2 as model_pb
 from caravan.model.v1 import model_service_pb2 as service_pb
+from caravan_engine.config import MAX_REPLICAS
 from caravan_engine.control.events import LoadPhase, ModelDetails
+from caravan_engine.domain.errors import InvalidFieldError
 from caravan_engine.host.models import (
     EndpointView,
     LoadProgress,
@@ -15,6 +17,7 @@ from caravan_engine.host.models import (
     ReplicaView,
 )
 from caravan_engine.host.supervisor import ReplicaState
+from caravan_rpckit.errors import FieldViolation
 
 _MODEL_STATES = {
     ModelState.UNLOADED: model_pb.MODEL_STATE_UNLOADED,
@@ -38,6 +41,20 @@ _PHASES = {
     LoadPhase.WARMING_UP: service_pb.LOAD_PHASE_WARMING_UP,
     LoadPhase.READY: service_pb.LOAD_PHASE_READY,
 }
+
+
+def replica_count_of(request: service_pb.LoadModelRequest) -> int | None:
+    """How many workers are asked for, if that is said.
+
+    Raises:
+        InvalidFieldError: none, or too many.
+    """
+    if not request.HasField("replica_count"):
+        return None
+    if not 1 <= request.replica_count <= MAX_REPLICAS:
+        description = f"must be between 1 and {MAX_REPLICAS}"
+        raise InvalidFieldError(FieldViolation("replica_count", description))
+    return request.replica_count
 
 
 def to_model(view: ModelView) -> model_pb.Model:

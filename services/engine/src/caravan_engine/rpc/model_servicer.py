@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 from caravan.model.v1 import model_service_pb2 as model_pb
 from caravan_engine.host.model_manager import ModelManager
-from caravan_engine.rpc.convert_models import to_model, to_progress
+from caravan_engine.rpc.convert_models import replica_count_of, to_model, to_progress
 from caravan_engine.rpc.paging import page_of
 from caravan_rpckit.call import Call
 
@@ -37,7 +37,7 @@ class ModelServicer:
         self, request: model_pb.LoadModelRequest, _call: Call
     ) -> AsyncIterator[model_pb.LoadModelResponse]:
         """Loads a model; a caller that leaves doesn't stop that."""
-        async for model, progress in self._models.load(request.model):
+        async for model, progress in self._models.load(request.model, replica_count_of(request)):
             yield to_progress(model, progress)
 
     async def UnloadModel(

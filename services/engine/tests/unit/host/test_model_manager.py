@@ -30,7 +30,7 @@ from caravan_engine.host.placement import MemoryBudget, MemoryNeed
 from caravan_engine.host.registry import ModelFile, Registry
 from caravan_engine.host.restart_policy import RestartPolicy, RestartRules
 from caravan_engine.host.served_model import LoadTools, WorkerOrder
-from caravan_engine.host.supervisor import Supervisor, SupervisorTimes
+from caravan_engine.host.supervisor import ReplicaState, Supervisor, SupervisorTimes
 from caravan_rpckit.errors import Reason
 
 DETAILS = ModelDetails(
@@ -141,8 +141,13 @@ class World:
         (await self.worker(index)).sent.put_nowait(Ready(port=7000 + index, details=DETAILS))
         await task
 
-    async def collect(self, name: str):
-        return [progress async for _, progress in self.manager.load(name)]
+    async def collect(self, name: str, replica_count: int | None = None):
+        return [progress async for _, progress in self.manager.load(name, replica_count)]
+
+    async def ready(self, index: int) -> FakeWorker:
+        worker = await self.worker(index)
+        worker.sent.put_nowait(Ready(port=7000 + index, details=DETAILS))
+        return worker
 
     async def until(self, condition):
         async with asyncio.timeout(10):
@@ -391,3 +396,117 @@ async def test_after_shutdown_nothing_is_loaded(world):
     assert world.workers[0].ended
     with pytest.raises(HostDrainingError):
         await world.collect("a")
+
+
+async def test_a_model_has_as_many_workers_as_asked_for(world):
+    loading = asyncio.create_task(world.collect("c", 3))
+    for index in range(2):
+        await world.ready(index)
+    await world.until(lambda picture: len(picture.endpoints) == 2)
+    assert world.state("c") is ModelState.READY  # and takes requests already
+    assert not loading.done()
+    await world.ready(2)
+
+    assert (await loading)[-1].phase is LoadPhase.READY
+    assert [order.replica_index for order in world.orders] == [0, 1, 2]
+    assert {order.host_page_bytes for order in world.orders} == {(100 - 30) // 2 // 3}
+    assert [each.index for each in world.manager.view("c").replicas] == [0, 1, 2]
+    ports = {(end.replica_index, end.port) for end in world.manager.picture.value.endpoints}
+    assert ports == {(0, 7000), (1, 7001), (2, 7002)}
+    assert world.budget.free_bytes == 100 - 30 - 35
+
+
+async def test_a_replica_that_dies_leaves_the_model_ready(world):
+    loading = asyncio.create_task(world.collect("c", 2))
+    first, _ = await world.ready(0), await world.ready(1)
+    await loading
+
+    first.sent.put_nowait(None)
+    await world.until(lambda picture: len(picture.endpoints) == 1)
+    assert world.state("c") is ModelState.READY
+    assert (await world.collect("c"))[-1].phase is LoadPhase.READY  # at once
+
+    await world.ready(2)
+    picture = await world.until(lambda picture: len(picture.endpoints) == 2)
+    assert {end.port for end in picture.endpoints} == {7001, 7002}
+
+
+async def test_a_model_has_failed_only_when_all_its_workers_have(world):
+    loading = asyncio.create_task(world.collect("c", 2))
+    await world.ready(0)
+    for index in (1, 2, 3):
+        (await world.worker(index)).sent.put_nowait(None)
+    await loading
+    assert world.state("c") is ModelState.READY
+    await world.until(lambda _: _states(world) == {ReplicaState.READY, ReplicaState.FAILED})
+
+    again = asyncio.create_task(world.collect("c", 2))  # what was given up is started again
+    await world.ready(4)
+    assert (await again)[-1].phase is LoadPhase.READY
+    assert len(world.manager.picture.value.endpoints) == 2
+
+
+def _states(world):
+    return {each.state for each in world.manager.view("c").replicas}
+
+
+async def test_workers_are_added_to_a_loaded_model_and_drained_away(world):
+    await world.load("c")
+    adding = asyncio.create_task(world.collect("c", 3))
+    await world.ready(1)
+    assert not adding.done()
+    await world.ready(2)
+    await adding
+    pages = [order.host_page_bytes for order in world.orders]
+    assert pages == [45, 6, 6]  # what runs keeps its pages, newcomers get half of what is left
+    assert world.budget.free_bytes == 100 - 30 - 45 - 12
+
+    world.drain_gate.clear()
+    await world.collect("c", 1)
+    picture = await world.until(lambda picture: len(picture.endpoints) == 1)
+    assert picture.endpoints[0].replica_index == 0
+    assert [each.state for each in world.manager.view("c").replicas] == [
+        ReplicaState.READY,
+        ReplicaState.DRAINING,
+        ReplicaState.DRAINING,
+    ]
+    assert world.budget.free_bytes == 100 - 10 - 45
+    world.drain_gate.set()
+    await world.until(lambda _: len(world.manager.view("c").replicas) == 1)
+    assert [worker.ended for worker in world.workers] == [False, True, True]
+
+
+async def test_a_replica_that_is_wanted_again_while_it_leaves_comes_back(world):
+    loading = asyncio.create_task(world.collect("c", 2))
+    await world.ready(0)
+    await world.ready(1)
+    await loading
+    world.drain_gate.clear()
+    await world.collect("c", 1)
+    await world.until(lambda picture: len(picture.endpoints) == 1)
+    await world.collect("c", 2)
+    world.drain_gate.set()
+    await world.ready(2)
+    picture = await world.until(lambda picture: len(picture.endpoints) == 2)
+    assert {end.port for end in picture.endpoints} == {7000, 7002}
+
+
+async def test_more_workers_than_memory_has_room_for_are_refused_and_change_nothing(world):
+    await world.load("a")
+    with pytest.raises(ModelTooLargeError):
+        await world.collect("a", 2)
+    assert world.state("a") is ModelState.READY
+    assert len(world.manager.picture.value.endpoints) == 1
+    assert world.budget.free_bytes == 40
+
+
+async def test_unloading_ends_every_replica(world):
+    loading = asyncio.create_task(world.collect("c", 2))
+    await world.ready(0)
+    await world.ready(1)
+    await loading
+    _, ended = await world.manager.unload("c", 1.5)
+    assert ended == 4
+    assert world.drained == [1.5, 1.5]
+    assert all(worker.ended for worker in world.workers)
+    assert world.budget.free_bytes == 100

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from caravan.model.v1 import model_pb2 as caravan_dot_model_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$caravan/model/v1/model_service.proto\x12\x10\x63\x61ravan.model.v1\x1a\x1c\x63\x61ravan/model/v1/model.proto\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"V\n\x12ListModelsResponse\x12\'\n\x06models\x18\x01 \x03(\x0b\x32\x17.caravan.model.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\":\n\x10GetModelResponse\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.caravan.model.v1.Model\"!\n\x10LoadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\xa5\x01\n\x11LoadModelResponse\x12*\n\x05phase\x18\x01 \x01(\x0e\x32\x1b.caravan.model.v1.LoadPhase\x12\x10\n\x08\x66raction\x18\x02 \x01(\x02\x12&\n\x05model\x18\x03 \x01(\x0b\x32\x17.caravan.model.v1.Model\x12\x14\n\x0cneeded_bytes\x18\x04 \x01(\x04\x12\x14\n\x0c\x62udget_bytes\x18\x05 \x01(\x04\"W\n\x12UnloadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x1d\n\x10\x64rain_timeout_ms\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x13\n\x11_drain_timeout_ms\"Z\n\x13UnloadModelResponse\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.caravan.model.v1.Model\x12\x1b\n\x13\x65nded_request_count\x18\x02 \x01(\r*\xa3\x01\n\tLoadPhase\x12\x1a\n\x16LOAD_PHASE_UNSPECIFIED\x10\x00\x12\x18\n\x14LOAD_PHASE_VERIFYING\x10\x01\x12\x17\n\x13LOAD_PHASE_PLANNING\x10\x02\x12\x16\n\x12LOAD_PHASE_LOADING\x10\x03\x12\x19\n\x15LOAD_PHASE_WARMING_UP\x10\x04\x12\x14\n\x10LOAD_PHASE_READY\x10\x05\x32\xee\x02\n\x0cModelService\x12W\n\nListModels\x12#.caravan.model.v1.ListModelsRequest\x1a$.caravan.model.v1.ListModelsResponse\x12Q\n\x08GetModel\x12!.caravan.model.v1.GetModelRequest\x1a\".caravan.model.v1.GetModelResponse\x12V\n\tLoadModel\x12\".caravan.model.v1.LoadModelRequest\x1a#.caravan.model.v1.LoadModelResponse0\x01\x12Z\n\x0bUnloadModel\x12$.caravan.model.v1.UnloadModelRequest\x1a%.caravan.model.v1.UnloadModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$caravan/model/v1/model_service.proto\x12\x10\x63\x61ravan.model.v1\x1a\x1c\x63\x61ravan/model/v1/model.proto\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"V\n\x12ListModelsResponse\x12\'\n\x06models\x18\x01 \x03(\x0b\x32\x17.caravan.model.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\":\n\x10GetModelResponse\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.caravan.model.v1.Model\"O\n\x10LoadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x1a\n\rreplica_count\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x10\n\x0e_replica_count\"\xa5\x01\n\x11LoadModelResponse\x12*\n\x05phase\x18\x01 \x01(\x0e\x32\x1b.caravan.model.v1.LoadPhase\x12\x10\n\x08\x66raction\x18\x02 \x01(\x02\x12&\n\x05model\x18\x03 \x01(\x0b\x32\x17.caravan.model.v1.Model\x12\x14\n\x0cneeded_bytes\x18\x04 \x01(\x04\x12\x14\n\x0c\x62udget_bytes\x18\x05 \x01(\x04\"W\n\x12UnloadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x1d\n\x10\x64rain_timeout_ms\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x13\n\x11_drain_timeout_ms\"Z\n\x13UnloadModelResponse\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.caravan.model.v1.Model\x12\x1b\n\x13\x65nded_request_count\x18\x02 \x01(\r*\xa3\x01\n\tLoadPhase\x12\x1a\n\x16LOAD_PHASE_UNSPECIFIED\x10\x00\x12\x18\n\x14LOAD_PHASE_VERIFYING\x10\x01\x12\x17\n\x13LOAD_PHASE_PLANNING\x10\x02\x12\x16\n\x12LOAD_PHASE_LOADING\x10\x03\x12\x19\n\x15LOAD_PHASE_WARMING_UP\x10\x04\x12\x14\n\x10LOAD_PHASE_READY\x10\x05\x32\xee\x02\n\x0cModelService\x12W\n\nListModels\x12#.caravan.model.v1.ListModelsRequest\x1a$.caravan.model.v1.ListModelsResponse\x12Q\n\x08GetModel\x12!.caravan.model.v1.GetModelRequest\x1a\".caravan.model.v1.GetModelResponse\x12V\n\tLoadModel\x12\".caravan.model.v1.LoadModelRequest\x1a#.caravan.model.v1.LoadModelResponse0\x01\x12Z\n\x0bUnloadModel\x12$.caravan.model.v1.UnloadModelRequest\x1a%.caravan.model.v1.UnloadModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'caravan.model.v1.model_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOADPHASE']._serialized_start=715
-  _globals['_LOADPHASE']._serialized_end=878
+  _globals['_LOADPHASE']._serialized_start=761
+  _globals['_LOADPHASE']._serialized_end=924
   _globals['_LISTMODELSREQUEST']._serialized_start=88
   _globals['_LISTMODELSREQUEST']._serialized_end=146
   _globals['_LISTMODELSRESPONSE']._serialized_start=148
@@ -43,13 +43,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMODELRESPONSE']._serialized_start=270
   _globals['_GETMODELRESPONSE']._serialized_end=328
   _globals['_LOADMODELREQUEST']._serialized_start=330
-  _globals['_LOADMODELREQUEST']._serialized_end=363
-  _globals['_LOADMODELRESPONSE']._serialized_start=366
-  _globals['_LOADMODELRESPONSE']._serialized_end=531
-  _globals['_UNLOADMODELREQUEST']._serialized_start=533
-  _globals['_UNLOADMODELREQUEST']._serialized_end=620
-  _globals['_UNLOADMODELRESPONSE']._serialized_start=622
-  _globals['_UNLOADMODELRESPONSE']._serialized_end=712
-  _globals['_MODELSERVICE']._serialized_start=881
-  _globals['_MODELSERVICE']._serialized_end=1247
+  _globals['_LOADMODELREQUEST']._serialized_end=409
+  _globals['_LOADMODELRESPONSE']._serialized_start=412
+  _globals['_LOADMODELRESPONSE']._serialized_end=577
+  _globals['_UNLOADMODELREQUEST']._serialized_start=579
+  _globals['_UNLOADMODELREQUEST']._serialized_end=666
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=668
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=758
+  _globals['_MODELSERVICE']._serialized_start=927
+  _globals['_MODELSERVICE']._serialized_end=1293
 # @@protoc_insertion_point(module_scope)
