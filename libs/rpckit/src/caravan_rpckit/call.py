@@ -22,7 +22,7 @@ class Call:
     """One call in progress. Lives on the server's event loop, and as long as the call does."""
 
     __slots__ = (
-        *("_context", "_headers_sent", "_metadata", "_task"),
+        *("_context", "_headers", "_metadata", "_task"),
         *("ended_with", "method", "peer", "request_id", "trace"),
     )
 
@@ -38,7 +38,7 @@ class Call:
         self._context = context
         self._task = asyncio.current_task()
         self._metadata: dict[str, str] | None = None
-        self._headers_sent = False
+        self._headers: asyncio.Future[None] | None = None
         self.peer = peer_service(context.auth_context())
         self.request_id = _request_id(self.metadata.get(REQUEST_ID_KEY, ""))
 
@@ -72,13 +72,22 @@ class Call:
             self.ended_with = error
             self._task.cancel()
 
-    async def send_initial_metadata(self, extra: Mapping[str, str] | None = None) -> None:
-        """Sends the headers, the request id among them, once; later calls do nothing."""
-        if self._headers_sent:
-            return
-        self._headers_sent = True
-        headers = {REQUEST_ID_KEY: self.request_id, **(extra or {})}
-        sending = asyncio.ensure_future(self._context.send_initial_metadata(tuple(headers.items())))
+    def begin_initial_metadata(self) -> asyncio.Future[None]:
+        """Sends the headers, the request id among them, once; done when they are sent."""
+        if self._headers is None:
+            headers = ((REQUEST_ID_KEY, self.request_id),)
+            self._headers = asyncio.ensure_future(self._context.send_initial_metadata(headers))
+            self._headers.add_done_callback(_note_failure)
+        return self._headers
+
+    async def settle_initial_metadata(self) -> None:
+        """Returns when headers that were begun are sent, or can't be."""
+        if self._headers is not None:
+            await asyncio.wait((self._headers,))
+
+    async def send_initial_metadata(self) -> None:
+        """Sends the headers if nobody did, and returns when they are sent."""
+        sending = self.begin_initial_metadata()
         try:
             await asyncio.shield(sending)
         except asyncio.CancelledError:
@@ -88,3 +97,9 @@ class Call:
 
 def _request_id(proposed: str) -> str:
     return proposed if _REQUEST_ID.fullmatch(proposed) else uuid.uuid4().hex
+
+
+def _note_failure(sending: asyncio.Future[None]) -> None:
+    """Marks a failure as seen: whoever waits for the headers gets it, and nobody has to."""
+    if not sending.cancelled():
+        sending.exception()

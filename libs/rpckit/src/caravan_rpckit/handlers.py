@@ -11,8 +11,14 @@ import logging
 import time
 import traceback
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import aclosing
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Sequence,
+)
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -39,6 +45,9 @@ from caravan_rpckit.status import STATUS_DETAILS_KEY, code_of, internal_status, 
 from caravan_rpckit.tracing import TRACEPARENT_KEY, CallTrace, CallTracing
 
 _log = logging.getLogger("caravan.rpckit")
+
+# By then a call that asks another service has asked it.
+_ANNOUNCE_AFTER_S = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +92,8 @@ class MethodHandler:
 
     async def _unary_unary(self, raw: bytes, context: Any) -> bytes:  # noqa: ANN401 (gRPC's)
         async def serve(call: Call) -> bytes:
-            response = _serialized(await self._behaviour(self._parse(raw), call))
+            async with self._announcing_early(call):
+                response = _serialized(await self._behaviour(self._parse(raw), call))
             await self._announce(call)
             return response
 
@@ -114,6 +124,20 @@ class MethodHandler:
             async for response in responses:
                 await self._announce(call)
                 await context.write(_serialized(response))
+
+    @asynccontextmanager
+    async def _announcing_early(self, call: Call) -> AsyncIterator[None]:
+        """Sends the headers while the answer is still made, so that it needn't wait for them."""
+        if not self._rules.announce_request_id:
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(_ANNOUNCE_AFTER_S, call.begin_initial_metadata)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            await call.settle_initial_metadata()
 
     async def _announce(self, call: Call) -> None:
         if self._rules.announce_request_id:
@@ -161,7 +185,9 @@ class MethodHandler:
             status = _map_failure(error, call)
             await self._fail(status, call, context)
         finally:
-            self._report(call, status, time.perf_counter() - started)
+            # Later, so that no answer waits for the log; nothing can come in before that.
+            duration_s = time.perf_counter() - started
+            asyncio.get_running_loop().call_soon(self._report, call, status, duration_s)
 
     def _check_peer(self, call: Call) -> None:
         if self._rules.peers is not None and call.peer not in self._rules.peers:

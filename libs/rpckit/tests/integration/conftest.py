@@ -32,6 +32,9 @@ class ModelServicer:
         self.calls.append(call)
         if request.model == "missing":
             raise TeapotError("No such model.", metadata={"model": "missing"})
+        if request.model == "late":
+            await call.begin_initial_metadata()
+            raise TeapotError("No such model.", metadata={"model": "late"})
         if request.model == "crash":
             raise ValueError(CANARY)
         if request.model == "hang":

@@ -59,6 +59,21 @@ async def test_unary_call_answers_and_names_itself(models):
     assert dict(await call.initial_metadata())["x-request-id"] == "my-id.1"
 
 
+async def test_a_unary_call_names_itself_while_it_is_still_answered(models, servicer):
+    call = models.GetModel(
+        model_pb.GetModelRequest(model="hang"), metadata=(("x-request-id", "my-id.2"),), timeout=10
+    )
+    assert dict(await call.initial_metadata())["x-request-id"] == "my-id.2"
+    assert servicer.live == 1
+    call.cancel()
+
+
+async def test_a_call_that_fails_after_it_named_itself_has_a_rich_status(models):
+    code, details = await refusal(models.GetModel(model_pb.GetModelRequest(model="late")))
+    assert code is grpc.StatusCode.NOT_FOUND
+    assert details.metadata == {"model": "late"}
+
+
 async def test_an_unusable_request_id_is_replaced(models):
     call = models.GetModel(
         model_pb.GetModelRequest(model="m"), metadata=(("x-request-id", "a b {}"),)

@@ -15,6 +15,7 @@ class Spool:
     def __init__(self):
         self.records = []
         self.next = 1
+        self.num_writes = 0
         self.fault = False
 
     @property
@@ -24,6 +25,7 @@ class Spool:
     async def append(self, payloads):
         if self.fault:
             raise SpoolError("disk full")
+        self.num_writes += 1
         for payload in payloads:
             self.records.append(SpooledRecord(self.next, payload))
             self.next += 1
@@ -115,6 +117,20 @@ async def test_the_loops_deliver_by_themselves(delivery, telemetry, spool):
     async with asyncio.timeout(5):
         while telemetry.payloads != [b"a"] or spool.num_records:
             await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_records_of_one_moment_are_written_at_once(delivery, telemetry, spool):
+    running = asyncio.create_task(delivery.run())
+    await asyncio.sleep(0)
+    delivery.record("a")
+    await asyncio.sleep(0)
+    delivery.record("b")
+    async with asyncio.timeout(5):
+        while telemetry.payloads != [b"a", b"b"]:
+            await asyncio.sleep(0.01)
+    assert spool.num_writes == 1
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 

@@ -19,6 +19,8 @@ _log = logging.getLogger("caravan.gateway.usage")
 # What telemetry takes at once.
 MAX_BATCH_RECORDS = 500
 _LINGER_S = 0.2
+# Keeps the disk out of the answer's way, and lets records of one moment share a transaction.
+_WRITE_LINGER_S = 0.01
 _FINAL_DELIVERY_S = 2.0
 _REPORT_INTERVAL_S = 60.0
 
@@ -161,6 +163,7 @@ class UsageDelivery:
         backoff = Backoff(0.5, 10.0)
         while True:
             await self._arrived.wait()
+            await asyncio.sleep(_WRITE_LINGER_S)
             self._arrived.clear()
             while self._unwritten:
                 if await self._write_batch():
