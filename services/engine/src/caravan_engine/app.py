@@ -10,7 +10,7 @@ import contextlib
 import logging
 import sys
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from caravan_engine.host.model_manager import ModelManager
 from caravan_engine.host.placement import MemoryBudget, MemoryNeed, WorkerPorts
 from caravan_engine.host.registry import ModelFile, Registry
 from caravan_engine.host.restart_policy import RestartPolicy, RestartRules
-from caravan_engine.host.served_model import LoadTools, WorkerOrder
+from caravan_engine.host.served_model import LoadTools, ServedModel, WorkerOrder
 from caravan_engine.host.supervisor import Supervisor, SupervisorTimes
 from caravan_engine.machine import available_memory_bytes, port_is_free
 from caravan_engine.metrics import HostMetrics
@@ -106,6 +106,8 @@ class EngineApp:
         self._manager = manager
         await manager.refresh()
         self._start_tracing()
+        self._resources.push_async_callback(manager.shut_down, 0)
+        loads = await self._begin_loads(manager)
         await self._start_server(manager)
         stats = StatsWatch(manager.picture, self._workers.channel)
         await self._start_ops(manager, stats)
@@ -113,8 +115,7 @@ class EngineApp:
         self._push_to_telemetry(stats)
         if self._settings.models.rescan_interval_s:
             self._in_background(self._rescan_forever(manager))
-        self._resources.push_async_callback(manager.shut_down, 0)
-        await self._load_models(manager)
+        await self._await_loads(manager, loads)
 
     async def drain(self) -> None:
         """Withdraws the endpoints, lets running requests finish, and ends the workers."""
@@ -241,15 +242,24 @@ class EngineApp:
             push = TelemetryPush(address, self._tls, host_id=self._host_id, latest=stats.latest)
             self._in_background(push.run())
 
-    async def _load_models(self, manager: ModelManager) -> None:
-        """Loads what is to be loaded at the start, the model given by its path first."""
+    async def _begin_loads(self, manager: ModelManager) -> dict[str, ServedModel | None]:
+        """Begins with what is to be loaded at the start, the model given by its path first.
+
+        Before anybody can ask: a gateway whose calls wait for this host must not hear that their
+        model is unloaded.
+        """
         models = self._settings.models
         first = [models.path.stem] if models.path is not None else []
-        names = list(dict.fromkeys([*first, *models.load]))
+        names = dict.fromkeys([*first, *models.load])
+        return {name: await _begin_load(manager, name, models.replicas) for name in names}
+
+    async def _await_loads(
+        self, manager: ModelManager, loads: Mapping[str, ServedModel | None]
+    ) -> None:
         outcomes = await asyncio.gather(
-            *(_try_to_load(manager, name, models.replicas) for name in names)
+            *(_becomes_ready(name, served) for name, served in loads.items() if served)
         )
-        if names and not any(outcomes):
+        if loads and not any(outcomes):
             # The host stays: what is wrong shows in ListModels, and can be mended there.
             self._readiness.unmet("models", "none of the models could be loaded")
             self._in_background(self._await_first_model(manager))
@@ -273,17 +283,27 @@ class EngineApp:
         self._resources.push_async_callback(_end, task)
 
 
-async def _try_to_load(manager: ModelManager, name: str, replica_count: int) -> bool:
+async def _begin_load(manager: ModelManager, name: str, replica_count: int) -> ServedModel | None:
     try:
-        async for _ in manager.load(name, replica_count):
-            pass
+        return await manager.begin_load(name, replica_count)
     except CaravanError as error:
-        _log.error(
-            "cannot load a model at the start",
-            extra={"model": name, "reason": error.reason.value, "detail": error.message},
-        )
-        return False
-    return True
+        _log_load_error(name, error)
+        return None
+
+
+async def _becomes_ready(name: str, served: ServedModel) -> bool:
+    async for _ in served.progress.watch():
+        pass
+    if served.failure is not None:
+        _log_load_error(name, served.failure)
+    return served.failure is None
+
+
+def _log_load_error(name: str, error: CaravanError) -> None:
+    _log.error(
+        "cannot load a model at the start",
+        extra={"model": name, "reason": error.reason.value, "detail": error.message},
+    )
 
 
 def _bundled_model() -> list[Path]:

@@ -46,6 +46,24 @@ async def test_a_killed_worker_comes_back_and_its_streams_end_unavailable(own):
     assert len(own.host.processes()) == len(children)
 
 
+async def test_a_host_that_starts_never_calls_its_models_unloaded(start_host, view_of):
+    view = await view_of(start_host(load="tiny,slow", ready=False))
+    states = set()
+
+    def all_ready(picture):
+        states.update(model.state for model in picture.models if model.name in ("tiny", "slow"))
+        return len(picture.endpoints) == 2
+
+    async def see():
+        try:
+            return await view.picture(all_ready)
+        except grpc.aio.AioRpcError:  # it doesn't listen yet
+            return None
+
+    await wait_until_async(see, timeout_s=30, what="both models")
+    assert states <= {model_pb2.MODEL_STATE_LOADING, model_pb2.MODEL_STATE_READY}
+
+
 async def test_a_killed_worker_disturbs_no_other_model(own):
     pid = (await own.model("slow")).replicas[0].process_id
     before = await own.endpoint("tiny")
