@@ -17,6 +17,7 @@ import numpy as np
 
 from caravan_engine.backends.llama_cpp import LlamaCppBackend, LlamaCppSettings
 from caravan_engine.domain.events import Delta
+from caravan_engine.domain.kv_setup import KvOptions, make_kv_manager
 from caravan_engine.domain.limits import SchedulerLimits
 from caravan_engine.domain.request import GenerationRequest
 from caravan_engine.domain.sampling import SamplingOptions
@@ -24,6 +25,8 @@ from caravan_engine.domain.step import Chunk, StepPlan
 from caravan_engine.domain.token_sampler import TokenSampler
 from caravan_engine.runtime.engine_loop import EngineLoop
 from caravan_engine.runtime.output_stream import LoopNotifier
+from caravan_engine.runtime.page_mover import PagedMemory
+from caravan_engine.storage.checksums import checksum
 from caravan_testkit.tiny_model import write_bench_gguf
 
 _CLIENTS, _INPUT, _OUTPUT, _BUDGET = 8, 256, 32, 512
@@ -83,18 +86,21 @@ def _bare(backend: LlamaCppBackend, prompts: list[tuple[int, ...]]) -> float:
         chunks = (Chunk(seat, position, (token,), sampler) for seat, token in enumerate(latest))
         latest = [int(row.argmax()) for row in backend.decode(StepPlan((), tuple(chunks)))]
     seconds = time.perf_counter() - started
-    backend.release(range(_CLIENTS))
+    for seq_id in range(_CLIENTS):
+        backend.release(seq_id)
     return seconds
 
 
 async def _engine(
     backend: LlamaCppBackend, prompts: list[tuple[int, ...]]
 ) -> tuple[float, float, float]:
+    options = KvOptions(num_seats=_CLIENTS, num_cells=4096)
     engine = EngineLoop(
         backend,
         SchedulerLimits(
             num_seats=_CLIENTS, num_cells=4096, context_tokens=1024, token_budget=_BUDGET
         ),
+        PagedMemory(make_kv_manager(options), checksum),
         notify=LoopNotifier(asyncio.get_running_loop()),
         on_fatal=lambda error: print("fatal", error),
     )

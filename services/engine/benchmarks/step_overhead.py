@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from caravan_engine.backends.llama_cpp import LlamaCppBackend, LlamaCppSettings
+from caravan_engine.domain.kv_setup import KvOptions, make_kv_manager
 from caravan_engine.domain.limits import SchedulerLimits
 from caravan_engine.domain.request import GenerationRequest
 from caravan_engine.domain.sampling import (
@@ -25,7 +26,9 @@ from caravan_engine.domain.sampling import (
 )
 from caravan_engine.runtime.engine_loop import EngineLoop
 from caravan_engine.runtime.output_stream import LoopNotifier
+from caravan_engine.runtime.page_mover import PagedMemory
 from caravan_engine.runtime.stats import StatsSnapshot
+from caravan_engine.storage.checksums import checksum
 from caravan_testkit.tiny_model import TINY, write_tiny_gguf
 
 _OUTPUT_TOKENS = 200
@@ -68,9 +71,11 @@ async def _measure(backend: LlamaCppBackend, num_seats: int) -> None:
     limits = SchedulerLimits(
         num_seats=num_seats, num_cells=16_384, context_tokens=1024, token_budget=512
     )
+    options = KvOptions(num_seats=num_seats, num_cells=16_384)
     engine = EngineLoop(
         backend,
         limits,
+        PagedMemory(make_kv_manager(options), checksum),
         notify=LoopNotifier(asyncio.get_running_loop()),
         on_fatal=lambda error: print("fatal", error),
     )

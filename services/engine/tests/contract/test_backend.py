@@ -9,7 +9,7 @@ from caravan_engine.domain.model_facts import Pooling
 from caravan_engine.domain.pooling import Pooler
 from caravan_engine.domain.ports import BackendFailureError
 from caravan_engine.domain.sampling import SamplingOptions
-from caravan_engine.domain.step import Chunk, SharedPrefix, StepPlan
+from caravan_engine.domain.step import Chunk, StepPlan
 from caravan_engine.domain.token_sampler import TokenSampler
 
 NUM_SEATS, BATCH_TOKENS = 4, 64
@@ -36,11 +36,20 @@ def backend(request):
         return
     llama = request.getfixturevalue("llama_backend")
     yield llama
-    llama.release(range(NUM_SEATS))
+    release(llama, *range(NUM_SEATS))
 
 
 def chunk(seq_id, start, tokens, *, samples=True):
     return Chunk(seq_id, start, tuple(tokens), SAMPLER if samples else None)
+
+
+def release(backend, *seq_ids):
+    for seq_id in seq_ids:
+        backend.release(seq_id, 0, None)
+
+
+def faults(backend, lengths):
+    return backend.check_integrity({seq_id: range(num) for seq_id, num in lengths.items()})
 
 
 def decode(backend, *chunks):
@@ -75,7 +84,7 @@ def test_special_tokens_are_added_only_where_asked_for(backend):
 
 def test_there_is_one_row_per_sampling_chunk_in_their_order(backend):
     alone = [decode(backend, chunk(seat, 0, PROMPT[: seat + 2]))[0] for seat in range(3)]
-    backend.release(range(3))
+    release(backend, 0, 1, 2)
     rows = decode(
         backend,
         chunk(2, 0, PROMPT[:4]),
@@ -101,43 +110,45 @@ def test_chunks_give_what_one_piece_gives(backend):
 
 def test_a_released_sequence_begins_again(backend):
     first = decode(backend, chunk(0, 0, PROMPT))
-    backend.release([0])
-    assert backend.check_integrity({}) == []
+    release(backend, 0)
+    assert faults(backend, {}) == []
     assert np.allclose(decode(backend, chunk(0, 0, PROMPT)), first, atol=0.05)
 
 
 def test_releasing_what_was_never_computed_is_harmless(backend):
-    backend.release([0, 3])
-    assert backend.check_integrity({}) == []
+    release(backend, 0, 3)
+    assert faults(backend, {}) == []
 
 
 def test_integrity_counts_the_cells_of_each_position(backend):
     decode(backend, chunk(0, 0, PROMPT), chunk(2, 0, PROMPT[:5]))
-    assert backend.check_integrity({0: 30, 2: 5}) == []
+    assert faults(backend, {0: 30, 2: 5}) == []
     for wrong in ({0: 29, 2: 5}, {0: 31, 2: 5}, {0: 30}, {0: 30, 2: 5, 1: 1}):
-        assert backend.check_integrity(wrong) != []
+        assert faults(backend, wrong) != []
 
 
 def test_a_shared_prefix_stays_until_the_last_who_has_it_is_released(backend):
     decode(backend, chunk(0, 0, PROMPT[:20], samples=False))
     whole = decode(backend, chunk(3, 0, PROMPT))
-    backend.share([SharedPrefix(0, 1, 20), SharedPrefix(0, 2, 12)])
-    assert backend.check_integrity({0: 20, 1: 20, 2: 12, 3: 30}) == []
-    backend.release([0])
+    backend.share(0, 1, 0, 20)
+    backend.share(0, 2, 0, 12)
+    assert faults(backend, {0: 20, 1: 20, 2: 12, 3: 30}) == []
+    release(backend, 0)
     continued = decode(backend, chunk(1, 20, PROMPT[20:]), chunk(2, 12, PROMPT[12:]))
     assert np.allclose(continued[0], whole[0], atol=0.05)
     assert np.allclose(continued[1], whole[0], atol=0.05)
-    assert backend.check_integrity({1: 30, 2: 30, 3: 30}) == []
-    backend.release([1, 2, 3])
-    assert backend.check_integrity({}) == []
+    assert faults(backend, {1: 30, 2: 30, 3: 30}) == []
+    release(backend, 1, 2, 3)
+    assert faults(backend, {}) == []
 
 
 def test_shared_cells_are_taken_once(backend):
     for start in range(0, 480, 60):
         decode(backend, chunk(0, start, [100 + start % 7] * 60, samples=False))
-    backend.share([SharedPrefix(0, seq_id, 480) for seq_id in (1, 2)])
+    for seq_id in (1, 2):
+        backend.share(0, seq_id, 0, 480)
     decode(backend, chunk(1, 480, PROMPT[:10], samples=False))
-    assert backend.check_integrity({0: 480, 1: 490, 2: 480}) == []
+    assert faults(backend, {0: 480, 1: 490, 2: 480}) == []
 
 
 def test_each_token_has_a_vector_however_they_are_divided(backend):
@@ -153,12 +164,12 @@ def test_each_token_has_a_vector_however_they_are_divided(backend):
     rest = embed(part(2, 5, 9), part(1, 10, 30))
     assert np.allclose(np.concatenate([mixed[:10], rest[4:]]), whole, atol=0.05)
     assert np.allclose(np.concatenate([mixed[10:], rest[:4]]), whole[:9], atol=0.05)
-    assert backend.check_integrity({0: 30, 1: 30, 2: 9}) == []
+    assert faults(backend, {0: 30, 1: 30, 2: 9}) == []
 
 
 def test_embedding_leaves_generation_as_it_was(backend):
     before = decode(backend, chunk(0, 0, PROMPT))
-    backend.release([0])
+    release(backend, 0)
     decode(backend, chunk(0, 0, PROMPT[:10], samples=False))
     backend.embed(StepPlan((), (Chunk(1, 0, PROMPT, None, pooler=POOLER),)))
     after = decode(backend, chunk(0, 10, PROMPT[10:]))
@@ -177,8 +188,8 @@ def test_running_out_of_cells_is_a_failure_that_leaves_others_alone(backend):
         decode(backend, chunk(0, start, [100 + start % 7] * 60, samples=False))
     with pytest.raises(BackendFailureError):
         decode(backend, chunk(1, 0, PROMPT * 2, samples=False))
-    backend.release([1])
-    assert backend.check_integrity({0: 480}) == []
+    release(backend, 1)
+    assert faults(backend, {0: 480}) == []
 
 
 def test_a_batch_that_is_too_large_never_reaches_the_library(backend):

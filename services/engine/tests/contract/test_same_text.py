@@ -19,6 +19,7 @@ import pytest
 from caravan_engine.backends.kv_state import parse_kv_state
 from caravan_engine.backends.llama_cpp import LlamaCppBackend, LlamaCppSettings
 from caravan_engine.domain.events import Delta, Finished
+from caravan_engine.domain.kv_setup import KvOptions, make_kv_manager
 from caravan_engine.domain.limits import SchedulerLimits
 from caravan_engine.domain.request import GenerationRequest
 from caravan_engine.domain.sampling import SamplingOptions
@@ -26,6 +27,8 @@ from caravan_engine.domain.step import Chunk, StepPlan
 from caravan_engine.domain.token_sampler import TokenSampler
 from caravan_engine.runtime.engine_loop import EngineLoop
 from caravan_engine.runtime.output_stream import LoopNotifier
+from caravan_engine.runtime.page_mover import PagedMemory
+from caravan_engine.storage.checksums import checksum
 
 NUM_SEATS, NUM_CELLS = 16, 4096
 OUTPUT_TOKENS, CHECK_EVERY = 60, 5
@@ -52,7 +55,7 @@ def load(path, *, num_seats=NUM_SEATS, num_cells=NUM_CELLS):
         LlamaCppSettings(
             model_path=path,
             num_cells=num_cells,
-            num_seats=num_seats + 2,  # two scratch sequences for the mutations
+            num_seats=num_seats + 2,  # two sequences more for the mutations
             batch_tokens=512,
         )
     )
@@ -79,7 +82,7 @@ class Solo:
         """Returns K and V by position, each row as one vector: (position, features)."""
         self._compute(tokens, chunk_tokens)
         rows = by_position(self._backend.export_state(0))
-        self._backend.release([0])
+        self._backend.release(0)
         return rows
 
     def logits(self, tokens, first, *, chunk_tokens=512):
@@ -89,7 +92,7 @@ class Solo:
             self._backend.decode(StepPlan((), (Chunk(0, at, (tokens[at],), SAMPLER),)))[0].copy()
             for at in range(first, len(tokens))
         ]
-        self._backend.release([0])
+        self._backend.release(0)
         return np.array(rows)
 
     def _compute(self, tokens, chunk_tokens):
@@ -104,7 +107,8 @@ class Watched:
     def __init__(self, backend, watched_step):
         self._backend = backend
         self._watched_step = watched_step
-        self.ledger = {}
+        self.ledger = {}  # of each sequence, its tokens by position
+        self.released = {}
         self.faults = []
         self.snapshots = {}
         self.num_tokens = 0
@@ -113,31 +117,47 @@ class Watched:
     def __getattr__(self, name):
         return getattr(self._backend, name)
 
-    def release(self, seq_ids):
-        self._backend.release(seq_ids)
-        for seq_id in seq_ids:
-            self.ledger.pop(seq_id, None)
+    def release(self, seq_id, start, end):
+        self._backend.release(seq_id, start, end)
+        held = self.released[seq_id] = self.ledger.pop(seq_id, {})
+        kept = {at: held[at] for at in held if at < start or (end is not None and at >= end)}
+        if kept:
+            self.ledger[seq_id] = kept
 
-    def share(self, prefixes):
-        self._backend.share(prefixes)
-        for each in prefixes:
-            assert each.target not in self.ledger
-            self.ledger[each.target] = self.ledger[each.source][: each.length]
+    def share(self, source, target, start, end):
+        self._backend.share(source, target, start, end)
+        tokens = self.ledger.setdefault(target, {})
+        assert not tokens.keys() & range(start, end)
+        tokens.update({at: self.ledger[source][at] for at in range(start, end)})
+
+    def import_page(self, image, seq_id, start, end):
+        tokens = self.ledger.setdefault(seq_id, {})
+        assert not tokens.keys() & range(start, end)
+        if image.info.key:
+            tokens.update(
+                {at: image.info.tokens[at - image.info.start] for at in range(start, end)}
+            )
+        else:  # relocated
+            tokens.update({at: self.released[seq_id][at] for at in range(start, end)})
+        return self._backend.import_page(image, seq_id, start, end)
 
     def decode(self, plan):
         rows = self._backend.decode(plan)
         for chunk in plan.chunks:
-            tokens = self.ledger.setdefault(chunk.seq_id, [])
-            assert len(tokens) == chunk.start
-            tokens.extend(chunk.tokens)
+            tokens = self.ledger.setdefault(chunk.seq_id, {})
+            assert tokens.keys() == set(range(chunk.start))
+            tokens.update(enumerate(chunk.tokens, chunk.start))
         self._num_steps += 1
         self.num_tokens += plan.num_tokens
         if self._num_steps % CHECK_EVERY == 0:
-            lengths = {seq_id: len(tokens) for seq_id, tokens in self.ledger.items()}
-            self.faults += self._backend.check_integrity(lengths)
+            self.faults += self._backend.check_integrity(
+                {seq_id: tuple(tokens) for seq_id, tokens in self.ledger.items()}
+            )
         if self._num_steps == self._watched_step:
             self.snapshots = {
-                tuple(tokens): by_position(self._backend.export_state(seq_id))
+                tuple(tokens[at] for at in sorted(tokens)): by_position(
+                    self._backend.export_state(seq_id)
+                )
                 for seq_id, tokens in self.ledger.items()
             }
         return rows
@@ -215,6 +235,7 @@ def with_choices(number):
 
 async def generate(backend, load, requests):
     """Runs requests at once and returns each one's events."""
+    options = KvOptions(num_seats=load.num_seats, num_cells=backend.facts.num_cells)
     engine = EngineLoop(
         backend,
         SchedulerLimits(
@@ -223,6 +244,7 @@ async def generate(backend, load, requests):
             context_tokens=1024,
             token_budget=load.token_budget,
         ),
+        PagedMemory(make_kv_manager(options), checksum),
         notify=LoopNotifier(asyncio.get_running_loop()),
         on_fatal=lambda error: pytest.exit(f"fatal: {error}"),
     )
@@ -412,12 +434,15 @@ def two_sequences(backend):
     for seat, tokens in enumerate(histories):
         backend.decode(StepPlan((), (Chunk(seat, 0, tokens, None),)))
     yield histories
-    backend.release(range(NUM_SEATS + 2))
+    for seq_id in range(NUM_SEATS + 2):
+        backend.release(seq_id)
 
 
 def state_faults(backend, histories, solo, bound):
     """The state check: cells by count, then cells by content."""
-    faults = backend.check_integrity({seat: len(each) for seat, each in enumerate(histories)})
+    faults = backend.check_integrity(
+        {seat: range(len(each)) for seat, each in enumerate(histories)}
+    )
     if faults:
         return faults
     return [
@@ -453,5 +478,5 @@ def test_a_missing_or_doubled_position_is_counted(backend, two_sequences, solo, 
 def test_cells_at_the_wrong_place_hold_other_rows(backend, two_sequences, solo, mutate, num_wrong):
     bound = calibrate(solo, two_sequences[0])
     mutate(backend.memory)
-    assert backend.check_integrity({0: 45, 1: 45}) == []  # their number is right
+    assert backend.check_integrity({0: range(45), 1: range(45)}) == []  # their number is right
     assert len(state_faults(backend, two_sequences, solo, bound)) == num_wrong

@@ -4,7 +4,6 @@ As strict as the real one where it matters: consecutive positions, batch size, c
 tell from the plan it doesn't do; all that it knows of a sequence is what it was made to compute.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -12,9 +11,10 @@ from hashlib import blake2b
 import numpy as np
 import numpy.typing as npt
 
+from caravan_engine.domain.page_image import PageImage
 from caravan_engine.domain.ports import BackendFailureError, CandidateFilter
 from caravan_engine.domain.sampling import SamplingOptions
-from caravan_engine.domain.step import Chunk, SharedPrefix, StepPlan
+from caravan_engine.domain.step import Chunk, StepPlan
 
 END, BEGIN = 256, 257
 VOCABULARY_SIZE = 258
@@ -58,8 +58,20 @@ def scripted(continuations: Mapping[bytes, bytes]) -> Callable[[Sequence[int]], 
 
 @dataclass(slots=True)
 class _Cell:
+    """What a real cell holds: it depends on the token, its place, and everything before it."""
+
     position: int
     token: int
+    digest: int
+    holders: set[int] = field(default_factory=set)
+
+
+_EMPTY_DIGEST = 0
+
+
+def _digest(before: int, token: int) -> int:
+    data = np.asarray((before, token), np.int64).tobytes()
+    return int.from_bytes(blake2b(data, digest_size=7).digest())
 
 
 @dataclass(slots=True)
@@ -73,6 +85,8 @@ class FakeBackend:
         fails: Asked before each step with its number and plan; a code other than None makes the
             step fail after a part of it was computed.
         spend: Told how many tokens each step computes; moves a test's clock.
+        num_seats: Sequence ids from here on only keep pages, of whatever texts.
+        refuses: Asked before a page is restored; True refuses it, like a damaged one.
         fill: Every other logit of a row; NaN makes rows unusable.
     """
 
@@ -85,27 +99,63 @@ class FakeBackend:
     vocabulary: FakeVocabulary = field(default_factory=FakeVocabulary)
     plans: list[StepPlan] = field(default_factory=list)
     is_closed: bool = False
-    _memory: dict[int, list["_Cell"]] = field(default_factory=dict)
+    num_seats: int | None = None
+    refuses: Callable[[PageImage], bool] = lambda _image: False
+    _cells: list["_Cell | None"] = field(init=False)
+    _places: dict[int, dict[int, int]] = field(default_factory=dict)  # sequence, position -> cell
+
+    def __post_init__(self) -> None:
+        self._cells = [None] * self.num_cells
 
     @property
     def num_used_cells(self) -> int:
         """Cells that somebody has; those that several share count once."""
-        return len({id(cell) for cells in self._memory.values() for cell in cells})
+        return sum(cell is not None for cell in self._cells)
 
     def candidate_filter(self, options: SamplingOptions) -> CandidateFilter | None:
         """See `domain.ports.Backend`; knows top-k and temperature, and XTC drops the best one."""
         return None if options.is_greedy else _TopK(options)
 
-    def release(self, seq_ids: Sequence[int]) -> None:
+    def release(self, seq_id: int, start: int = 0, end: int | None = None) -> None:
         """See `domain.ports.Backend`."""
-        for seq_id in seq_ids:
-            self._memory.pop(seq_id, None)
+        places = self._places.get(seq_id, {})
+        for position in [p for p in places if start <= p and (end is None or p < end)]:
+            index = places.pop(position)
+            if cell := self._cells[index]:
+                cell.holders.remove(seq_id)
+                self._cells[index] = cell if cell.holders else None
 
-    def share(self, prefixes: Sequence[SharedPrefix]) -> None:
+    def share(self, source: int, target: int, start: int, end: int) -> None:
         """See `domain.ports.Backend`."""
-        for each in prefixes:
-            shared = self._memory[each.source][: each.length]
-            self._memory.setdefault(each.target, []).extend(shared)
+        its = self._places.get(source, {})
+        mine = self._places.setdefault(target, {})
+        for position in range(start, end):
+            if position in mine:
+                raise AssertionError(f"sequence {target} has two cells for {position}")
+            mine[position] = its[position]
+            if cell := self._cells[its[position]]:
+                cell.holders.add(target)
+
+    def export_page(self, seq_id: int, start: int, end: int) -> memoryview:
+        """See `domain.ports.Backend`."""
+        cells = [self._cell(seq_id, position) for position in range(start, end)]
+        rows = [(cell.position, cell.token, cell.digest) for cell in cells]
+        return memoryview(bytearray(np.array(rows, np.int64).tobytes()))
+
+    def import_page(self, image: PageImage, seq_id: int, start: int, end: int) -> bool:
+        """See `domain.ports.Backend`; like llama.cpp it needs cells for all of the image."""
+        rows = np.frombuffer(image.data, np.int64).reshape(-1, 3).tolist()
+        free = self._free(len(rows))
+        if free is None or self.refuses(image):
+            return False
+        places = self._places.setdefault(seq_id, {})
+        for index, (position, token, digest) in zip(free, rows, strict=True):
+            if start <= position < end:
+                if position in places:
+                    raise AssertionError(f"sequence {seq_id} has two cells for {position}")
+                self._cells[index] = _Cell(position, token, digest, {seq_id})
+                places[position] = index
+        return True
 
     def decode(self, plan: StepPlan) -> npt.NDArray[np.float32]:
         """See `domain.ports.Backend`."""
@@ -132,32 +182,69 @@ class FakeBackend:
                 rows.append([self.fill(history), end, letters(history[:end])])
         return np.array(rows, np.float32)
 
-    def check_integrity(self, lengths: Mapping[int, int]) -> list[str]:
-        """See `domain.ports.IntegrityChecker`."""
+    def check_integrity(self, positions: Mapping[int, Sequence[int]]) -> list[str]:
+        """See `domain.ports.IntegrityChecker`; also knows whether cells belong to their text."""
         faults = []
-        for seq_id in sorted(self._memory.keys() | lengths.keys()):
-            counts = Counter(cell.position for cell in self._memory.get(seq_id, ()))
-            if counts != Counter(range(lengths.get(seq_id, 0))):
-                faults.append(f"sequence {seq_id}: {dict(counts)}")
+        for seq_id in sorted(self._places.keys() | positions.keys()):
+            places = self._places.get(seq_id, {})
+            if places.keys() != set(positions.get(seq_id, ())):
+                faults.append(f"sequence {seq_id} has {sorted(places)}")
+            if self.num_seats is None or seq_id < self.num_seats:
+                faults += self._strangers(seq_id)
         return faults
+
+    def _strangers(self, seq_id: int) -> list[str]:
+        places = self._places.get(seq_id, {})
+        before, faults = _EMPTY_DIGEST, []
+        for position in range(len(places)):
+            if position not in places:
+                break
+            cell = self._cell(seq_id, position)
+            before = _digest(before, cell.token)
+            if cell.digest != before or cell.position != position:
+                faults.append(f"sequence {seq_id}: position {position} is of another text")
+        return faults
+
+    def cell_order(self, seq_id: int) -> tuple[int, ...]:
+        """Returns the positions of a sequence in the order of their cells."""
+        places = self._places.get(seq_id, {})
+        return tuple(sorted(places, key=lambda position: places[position]))
 
     def history(self, seq_id: int) -> list[int]:
         """Returns the tokens that it computed for a sequence, in the order of their positions."""
-        cells = sorted(self._memory.get(seq_id, ()), key=lambda cell: cell.position)
-        return [cell.token for cell in cells]
+        return [self._cell(seq_id, at).token for at in sorted(self._places.get(seq_id, {}))]
 
     def close(self) -> None:
         """See `domain.ports.Backend`."""
         self.is_closed = True
 
     def _store(self, chunks: Sequence[Chunk]) -> None:
-        if self.num_used_cells + sum(len(chunk.tokens) for chunk in chunks) > self.num_cells:
+        free = self._free(sum(len(chunk.tokens) for chunk in chunks))
+        if free is None:
             raise BackendFailureError(_NO_CELLS)
+        indices = iter(free)
         for chunk in chunks:
-            cells = self._memory.setdefault(chunk.seq_id, [])
-            if len(cells) != chunk.start:
+            places = self._places.setdefault(chunk.seq_id, {})
+            if places.keys() != set(range(chunk.start)):
                 raise BackendFailureError(_INVALID_BATCH)
-            cells.extend(_Cell(at, token) for at, token in enumerate(chunk.tokens, chunk.start))
+            for position, token in enumerate(chunk.tokens, chunk.start):
+                before = _EMPTY_DIGEST
+                if position:
+                    before = self._cell(chunk.seq_id, position - 1).digest
+                places[position] = index = next(indices)
+                digest = _digest(before, token)
+                self._cells[index] = _Cell(position, token, digest, {chunk.seq_id})
+
+    def _free(self, num: int) -> list[int] | None:
+        """Returns the lowest free cells, as llama.cpp finds them."""
+        free = [index for index, cell in enumerate(self._cells) if cell is None]
+        return free[:num] if num <= len(free) else None
+
+    def _cell(self, seq_id: int, position: int) -> _Cell:
+        cell = self._cells[self._places[seq_id][position]]
+        if cell is None:
+            raise AssertionError(f"sequence {seq_id} lost the cell of {position}")
+        return cell
 
     def _row(self, seq_id: int) -> npt.NDArray[np.float32]:
         history = self.history(seq_id)

@@ -5,7 +5,7 @@ Only the plain cache with V not transposed (flash attention on), which is all th
 
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,13 +27,16 @@ class KvState:
     keys: tuple[npt.NDArray[np.uint8], ...]
     values: tuple[npt.NDArray[np.uint8], ...]
 
-    def faults(self, length: int) -> Iterator[str]:
-        """Yields one line for each of positions 0 to length - 1 that hasn't exactly one cell."""
-        counts = Counter(self.positions)
-        for position in sorted(counts.keys() | set(range(length))):
-            wanted = int(position < length)
-            if counts[position] != wanted:
-                yield f"position {position} has {counts[position]} cells, not {wanted}"
+    def faults(self, positions: Sequence[int]) -> Iterator[str]:
+        """Yields one line for each position that hasn't exactly one cell, or none where it should.
+
+        Args:
+            positions: Those that should be there.
+        """
+        counts, wanted = Counter(self.positions), Counter(positions)
+        for position in sorted(counts.keys() | wanted.keys()):
+            if counts[position] != wanted[position]:
+                yield f"position {position} has {counts[position]} cells, not {wanted[position]}"
 
 
 def parse_kv_state(data: bytes) -> KvState:

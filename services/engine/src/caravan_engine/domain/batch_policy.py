@@ -108,7 +108,7 @@ def _fill(sequences: Mapping[int, Sequence], num_tokens: int) -> Iterator[Chunk]
 
 def _chunk(seat: int, sequence: Sequence, max_tokens: int) -> Chunk:
     start, work = sequence.num_computed, sequence.work
-    end = min(start + max_tokens, sequence.goal)
+    end = min(start + max_tokens, len(sequence.tokens))
     tokens = tuple(sequence.tokens[start:end])
     if isinstance(work, Pooler):
         return Chunk(seat, start, tokens, None, pooler=work)

@@ -125,6 +125,12 @@ class DeadlineGuard:
             self._asked_input += asked - _FORGETTING * self._asked_input
             self._computed_input -= _FORGETTING * self._computed_input
 
+    def started(self, group: SequenceGroup, now: float) -> None:
+        """Changes nothing; it counts from its admission on."""
+
+    def parked(self, group: SequenceGroup, now: float) -> None:
+        """Changes nothing; parked requests don't count."""
+
     def generated(self, sequence: Sequence, now: float) -> None:
         """Changes nothing; `stepped` looks at all sequences."""
 

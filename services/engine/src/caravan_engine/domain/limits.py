@@ -29,6 +29,8 @@ class SchedulerLimits:
     step_time_s: float = 0.0  # most of a step with prompts while somebody decodes; 0: no bound
     max_unread_tokens: int = 256  # a sequence whose reader is so far behind pauses
     reader_stall_s: float = 60.0  # and ends after so long
+    can_share: bool = True  # whether sequences may have cells in common
+    prefetch_lookahead: int = 4  # waiting requests whose pages are read from disk already
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_seats <= self.token_budget:
@@ -62,7 +64,9 @@ class SchedulerLimits:
         if request.choice_count > self.num_seats:
             description = f"at most {self.num_seats} here"
             raise InvalidFieldError(FieldViolation("choice_count", description))
-        num_prompt, num_shared = len(request.prompt), request.num_shared_tokens
+        num_prompt, num_shared = len(request.prompt), 0
+        if request.choice_count > 1 and self.can_share:
+            num_shared = num_prompt - 1
         longest = num_shared + (self.num_cells - num_shared) // request.choice_count
         if num_prompt >= min(self.context_tokens, longest):
             raise ContextLengthExceededError(

@@ -48,7 +48,7 @@ class ContextShape:
     """What of a context decides its memory."""
 
     num_cells: int
-    num_seats: int
+    num_sequences: int  # sequence ids; llama.cpp keeps room for an output of each
     ubatch_tokens: int
     key_type: KvElement = KvElement.F16
     value_type: KvElement = KvElement.F16
@@ -95,7 +95,7 @@ def plan_memory(model: ModelShape, context: ContextShape) -> MemoryPlan:
     values = context.value_type.bytes_of(model.num_kv_heads * model.value_size)
     rows = _ROWS_OF_WIDTH * model.embedding_size + _ROWS_OF_FFN * model.ffn_size
     logits = model.vocabulary_size * _FLOAT
-    num_embedded = max(context.num_seats, MAX_EMBEDDED_TOKENS)
+    num_embedded = max(context.num_sequences, MAX_EMBEDDED_TOKENS)
     kv_bytes = model.num_layers * num_cells * (keys + values)
     pages = context.host_page_bytes
     mask = num_cells * context.ubatch_tokens * _HALF
@@ -103,8 +103,8 @@ def plan_memory(model: ModelShape, context: ContextShape) -> MemoryPlan:
         weight_bytes=model.weight_bytes,
         kv_bytes=kv_bytes,
         compute_bytes=max(context.ubatch_tokens * rows * _FLOAT, num_embedded * logits) + mask,
-        output_bytes=context.num_seats * logits,
-        embedding_bytes=(num_embedded - context.num_seats) * logits
+        output_bytes=context.num_sequences * logits,
+        embedding_bytes=(num_embedded - context.num_sequences) * logits
         + num_embedded * model.embedding_size * _FLOAT,
         host_page_bytes=DEFAULT_HOST_PAGES * kv_bytes if pages is None else pages,
     )

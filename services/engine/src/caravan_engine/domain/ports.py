@@ -16,7 +16,7 @@ from caravan_rpckit.errors import CaravanError
 if TYPE_CHECKING:
     from caravan_engine.domain.sequence import Sequence as TokenSequence
     from caravan_engine.domain.sequence import SequenceGroup
-    from caravan_engine.domain.step import SharedPrefix, StepPlan
+    from caravan_engine.domain.step import StepPlan
 
 
 class BackendFailureError(Exception):
@@ -94,14 +94,29 @@ class Backend(Protocol):
         """Returns the filter for `options`; None when they are greedy."""
         ...
 
-    def release(self, seq_ids: Sequence[int]) -> None:
-        """Forgets everything computed for these sequences."""
+    def release(self, seq_id: int, start: int, end: int | None) -> None:
+        """Forgets positions of a sequence, from `start` up to `end` (None: all that follow)."""
         ...
 
-    def share(self, prefixes: "Sequence[SharedPrefix]") -> None:
-        """Lets sequences that have nothing begin with what others have, without copying it.
+    def share(self, source: int, target: int, start: int, end: int) -> None:
+        """Lets a sequence have positions of another one too, without a copy.
 
-        It stays until the last of them is released.
+        They stay until the last of them forgets them.
+        """
+        ...
+
+    def export_page(self, seq_id: int, start: int, end: int) -> memoryview:
+        """Returns a writable copy of what is in the cells of positions [start, end).
+
+        Of a sequence that can't be cut all is copied.
+        """
+        ...
+
+    def import_page(self, image: PageImage, seq_id: int, start: int, end: int) -> bool:
+        """Puts positions [start, end) of an exported page into the lowest free cells.
+
+        Returns:
+            Whether it was possible; otherwise nothing changed.
         """
         ...
 
@@ -190,12 +205,15 @@ class PageDisk(Protocol):
 class IntegrityChecker(Protocol):
     """Looks into a backend's memory. For tests: it copies whole sequences."""
 
-    def check_integrity(self, lengths: Mapping[int, int]) -> list[str]:
-        """Compares memory with `lengths` (computed positions per sequence id).
+    def check_integrity(self, positions: Mapping[int, Sequence[int]]) -> list[str]:
+        """Compares memory with what it should hold.
+
+        Args:
+            positions: Those of each sequence id that has any.
 
         Returns:
             One line per fault: a position without or with several cells, cells of a sequence that
-            isn't live.
+            should have none.
         """
         ...
 
@@ -237,7 +255,15 @@ class SchedulerObserver(Protocol):
     """Hears what happens, for metrics. Called by the decode thread only."""
 
     def admitted(self, group: "SequenceGroup", now: float) -> None:
-        """A request got its seats."""
+        """A new request got its seats."""
+        ...
+
+    def started(self, group: "SequenceGroup", now: float) -> None:
+        """Its computation begins; `cached_tokens` of its input were there already."""
+        ...
+
+    def parked(self, group: "SequenceGroup", now: float) -> None:
+        """A request gave up its seats for a time."""
         ...
 
     def generated(self, sequence: "TokenSequence", now: float) -> None:

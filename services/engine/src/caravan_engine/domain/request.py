@@ -53,11 +53,6 @@ class QueuedRequest:
         if violations:
             raise InvalidFieldError(*violations)
 
-    @property
-    def num_shared_tokens(self) -> int:
-        """Tokens of the prompt that its choices have in common in memory."""
-        return 0
-
     def _violations(self) -> Iterator[FieldViolation]:
         if not 0 <= self.priority <= MAX_PRIORITY:
             yield FieldViolation("priority", f"must be between 0 and {MAX_PRIORITY}")
@@ -99,11 +94,6 @@ class GenerationRequest(QueuedRequest):
     choice_count: int = 1
     num_top_logprobs: int | None = None  # named beside each token; None: no log-probabilities
     continuation: Continuation | None = None  # of a request that another worker began
-
-    @property
-    def num_shared_tokens(self) -> int:
-        """Tokens of the prompt that its choices have in common in memory."""
-        return len(self.prompt) - 1 if self.choice_count > 1 else 0
 
     def emitted(self, choice_index: int) -> Emitted:
         """Returns what the client has of a choice."""

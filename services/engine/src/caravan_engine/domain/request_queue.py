@@ -113,6 +113,19 @@ class _PriorityClass:
         """Returns since when somebody waits."""
         return next(iter(self.since.values()), None)
 
+    def first(self) -> SequenceGroup | None:
+        """Returns whose turn it is: whoever was served least, with a parked request before others.
+
+        If parked ones came first whoever they belong to, a client could take what others are due
+        by having many of them.
+        """
+        parked, new = self.parked.first(), self.new.first()
+        if parked is None or new is None:
+            return parked or new
+        counter = self.ledger.counter
+        is_due = counter(new.request.client) < counter(parked.request.client)
+        return new if is_due else parked
+
     def line(self, ticket: _Ticket) -> WaitingLine:
         """Returns where the holder of a ticket stands."""
         return self.parked if ticket.is_parked else self.new
@@ -123,8 +136,8 @@ class RequestQueue:
 
     1. Effective priority: its own, and one more for each `ageing_s_per_level` that the oldest
        request *of this priority* waits, up to 100.
-    2. Parked requests before new ones.
-    3. Token fairness: the client that was served least (`FairnessLedger`).
+    2. Token fairness: the client that was served least (`FairnessLedger`).
+    3. Parked requests before new ones.
     4. First come, first served.
 
     A priority ages as a whole. If each request aged by itself, those of whoever queues the most
@@ -208,7 +221,7 @@ class RequestQueue:
                 best, best_rank = each, rank
         if best is None:
             return None
-        return best.parked.first() or best.new.first()
+        return best.first()
 
     def effective_priority(self, group: SequenceGroup, now: float) -> int:
         """Returns by what a waiting request is ordered; of others, their own priority.

@@ -1,25 +1,28 @@
 """Continuous batching: who computes what in each step, and what follows from the result.
 
-Owns seats, cells and the queue. Knows no model, no text and no clock.
+Owns seats and the queue. Knows no model, no text and no clock.
 """
 
+from itertools import islice
+
+from caravan_engine.domain.admission import Admission, groups_of
 from caravan_engine.domain.batch_policy import BatchPolicy, DecodeFirst, TakingTurns
-from caravan_engine.domain.cells import CellLedger
 from caravan_engine.domain.errors import (
     DeadlineExceededError,
     DecodeFailedError,
     QueueTimeoutError,
-    ReaderStalledError,
     RequestCancelledError,
 )
 from caravan_engine.domain.events import FinishReason
+from caravan_engine.domain.kv_manager import KvManager
 from caravan_engine.domain.limits import SchedulerLimits
 from caravan_engine.domain.logprobs import Logprobs
 from caravan_engine.domain.pooling import Pooler
 from caravan_engine.domain.ports import SchedulerObserver
+from caravan_engine.domain.reader_watch import ReaderWatch
 from caravan_engine.domain.request_queue import QueueGate, RequestQueue
 from caravan_engine.domain.sequence import Sequence, SequenceGroup
-from caravan_engine.domain.step import SharedPrefix, StepPlan, StepResult
+from caravan_engine.domain.step import Chunk, StepPlan, StepResult
 from caravan_rpckit.errors import CaravanError
 
 _MAX_FAILURES = 2
@@ -33,6 +36,7 @@ class Scheduler:
 
     Args:
         limits: What may be promised.
+        kv: What sequences have in the cells.
         gate: Counts who waits; the caller has entered it for each submitted request.
         queue: Orders who waits.
         end_tokens: Tokens by which the model ends a text.
@@ -44,6 +48,7 @@ class Scheduler:
         self,
         limits: SchedulerLimits,
         *,
+        kv: KvManager,
         gate: QueueGate,
         queue: RequestQueue,
         end_tokens: frozenset[int],
@@ -51,15 +56,16 @@ class Scheduler:
         batch_policy: BatchPolicy | None = None,
     ) -> None:
         self._limits = limits
+        self._kv = kv
         self._gate = gate
         self._queue = queue
         self._end_tokens = end_tokens
         self._observer = observer
         self._batch_policy = batch_policy or TakingTurns(DecodeFirst())
-        self._cells = CellLedger(limits.num_cells)
+        self._admission = Admission(limits, kv)
+        self._readers = ReaderWatch(limits)
         self._free_seats = list(reversed(range(limits.num_seats)))
         self._running: dict[int, Sequence] = {}  # by seat, in order of admission
-        self._releases: list[int] = []  # seats whose memory the next step drops first
 
     # ── the verbs ──
 
@@ -67,24 +73,28 @@ class Scheduler:
         """Returns the next step.
 
         An empty plan means that there is nothing to do before `next_wakeup`, unless somebody
-        submits, cancels or reads.
+        submits, cancels or reads, or the disk has news.
         """
         self._end_overdue(now)
+        self._kv.hear()
         self._admit(now)
-        prefixes = self._share_prefixes()
-        chunks = self._batch_policy.compose(self._runnable(), self._limits.token_budget)
-        releases = tuple(self._releases)
-        self._releases.clear()
-        return StepPlan(releases, chunks, prefixes)
+        chunks = self._compose(now)
+        self._start(chunks, now)
+        self._kv.tidy(now)
+        return StepPlan(self._kv.take_moves(), chunks)
 
     def apply(self, result: StepResult, now: float) -> None:
         """Takes what came of the plan that `schedule` returned last."""
+        self._kv.moved(result)
+        if result.failed_imports:
+            self._recompute({each.seq_id for each in result.failed_imports})
+            return
         if result.failure_code is not None:
             self._replay(result.plan, now)
             return
         for chunk in result.plan.chunks:
             sequence = self._running[chunk.seq_id]
-            sequence.num_computed = chunk.end
+            self._kv.computed(sequence, chunk.start, len(chunk.tokens))
             if chunk.pooler and sequence.num_pending == 0:
                 self._take_vector(sequence, chunk.pooler, now)
         for seat in result.unusable:
@@ -107,7 +117,7 @@ class Scheduler:
 
     def end_all(self, error: CaravanError, now: float) -> int:
         """Ends every request with `error`; returns how many there were."""
-        groups = [*self._queue, *self._running_groups()]
+        groups = [*self._queue, *groups_of(self.running), *self._readers.put_aside]
         for group in groups:
             self._fail(group, error, now)
         return len(groups)
@@ -120,9 +130,10 @@ class Scheduler:
         return tuple(self._running.values())
 
     @property
-    def num_used_cells(self) -> int:
-        """Cells that hold something."""
-        return sum(group.num_used_cells for group in self._running_groups())
+    def num_parked(self) -> int:
+        """Requests that gave their seats up and wait for new ones."""
+        parked = sum(group.is_parked for group in self._queue)
+        return parked + len(self._readers.put_aside)
 
     @property
     def num_paused(self) -> int:
@@ -132,44 +143,31 @@ class Scheduler:
     @property
     def is_idle(self) -> bool:
         """Whether nobody runs or waits."""
-        return not self._running and not len(self._queue)
+        return not (self._running or len(self._queue) or self._readers.put_aside)
 
     def next_wakeup(self) -> float | None:
         """Returns the next moment at which time alone changes something."""
-        moments = [self._queue.next_expiry()]
-        for sequence in self._running.values():
-            moments.append(sequence.request.deadline)
-            if sequence.paused_since is not None:
-                moments.append(sequence.paused_since + self._limits.reader_stall_s)
+        moments = [self._queue.next_expiry(), self._readers.next_end(self.running)]
+        moments += [sequence.request.deadline for sequence in self._running.values()]
         return min((moment for moment in moments if moment is not None), default=None)
 
     # ── before a step ──
 
     def _end_overdue(self, now: float) -> None:
         for group in self._queue.pop_expired(now):
-            self._gate.leave(now)
+            self._leave_queue(group, now)
             self._end(group, self._queue_error(group, now), now)
-        for sequence in self.running:
-            self._watch_reader(sequence, now)
+        for group in self._readers.come_back(now):
+            self._queue.requeue(group, now)
+        for sequence in (*self.running, *self._readers.put_aside_sequences):
             error = self._overdue_error(sequence, now)
             if error and sequence.group.live:
                 self._fail(sequence.group, error, now)
 
-    def _watch_reader(self, sequence: Sequence, now: float) -> None:
-        if sequence.output.num_unread < self._limits.max_unread_tokens:
-            sequence.paused_since = None
-        elif sequence.paused_since is None:
-            sequence.paused_since = now
-
     def _overdue_error(self, sequence: Sequence, now: float) -> CaravanError | None:
         if _is_past(sequence.request.deadline, now):
             return DeadlineExceededError()
-        if sequence.paused_since is None:
-            return None
-        stalled_s = now - sequence.paused_since
-        if stalled_s < self._limits.reader_stall_s:
-            return None
-        return ReaderStalledError(stalled_s=stalled_s)
+        return self._readers.watch(sequence, now)
 
     def _queue_error(self, group: SequenceGroup, now: float) -> CaravanError:
         if _is_past(group.request.deadline, now):
@@ -179,30 +177,65 @@ class Scheduler:
 
     def _admit(self, now: float) -> None:
         """Seats those at the head of the queue; one who doesn't fit yet is not overtaken."""
-        while self._free_seats and (group := self._queue.peek(now)):
-            if not self._fits(group):
-                break
-            self._queue.remove(group)
-            self._gate.leave(now)
+        while group := self._queue.peek(now):
+            if not self._admission.fits(group, self._running.values()):
+                displaced = self._admission.make_way(group, self._running.values())
+                if not displaced:
+                    break
+                for each in displaced:
+                    self._park(each, now)
+            group.claim = self._queue.effective_priority(group, now)
+            self._leave_queue(group, now)
             self._seat(group, now)
-
-    def _fits(self, group: SequenceGroup) -> bool:
-        return len(group.sequences) <= len(self._free_seats) and self._cells.fits(group.num_cells)
+        if self._kv.reads_ahead:
+            self._prefetch()
 
     def _seat(self, group: SequenceGroup, now: float) -> None:
-        self._cells.reserve(group, group.num_shared)
-        for sequence in group.sequences:
+        for sequence in group.live:
             sequence.seat = self._free_seats.pop()
-            self._cells.reserve(sequence, group.num_own_cells(sequence))
             self._running[sequence.seat] = sequence
-        group.times.started = now
-        self._queue.charge_input(group, group.num_prompt_tokens)
-        group.output.start(group, cached_tokens=0)
-        self._observer.admitted(group, now)
+            self._kv.seat(sequence, sequence.seat)
+        if not group.num_parkings:
+            self._observer.admitted(group, now)
 
-    def _share_prefixes(self) -> tuple[SharedPrefix, ...]:
-        found = (each.group.prefix_for(each) for each in self._running.values())
-        return tuple(prefix for prefix in found if prefix)
+    def _prefetch(self) -> None:
+        """Lets the disk read what those who come next will need."""
+        for rank, group in enumerate(islice(self._queue, self._limits.prefetch_lookahead)):
+            self._kv.prefetch(group.live[0], rank)
+
+    def _leave_queue(self, group: SequenceGroup, now: float) -> None:
+        """Takes a group out; only new ones count against the queue's size."""
+        if group in self._queue:
+            self._queue.remove(group)
+        if not group.num_parkings:
+            self._gate.leave(now)
+
+    def _compose(self, now: float) -> tuple[Chunk, ...]:
+        """Divides the step among those who may compute; parks somebody if cells run out."""
+        while True:
+            runnable = self._runnable()
+            needed = min(self._num_needed(runnable), self._limits.token_budget)
+            if self._kv.make_room(needed):
+                break
+            self._give_way(now)
+        budget = min(self._limits.token_budget, max(self._kv.num_free, needed))
+        return self._batch_policy.compose(runnable, budget) if runnable else ()
+
+    def _give_way(self, now: float) -> None:
+        """Takes cells from whoever costs least; the last request gives up what it has double."""
+        victim = self._admission.victim(self._running.values())
+        if victim is not None:
+            self._park(victim, now)
+            return
+        *others, last = self._running.values()
+        if not others:
+            raise RuntimeError("a request that the limits let in does not fit")
+        self._kv.begin_again(last)
+
+    def _num_needed(self, runnable: dict[int, Sequence]) -> int:
+        """Returns the cells of a step that lets everybody decode, and some prompt go on."""
+        num_decoding = sum(each.num_pending == 1 for each in runnable.values())
+        return num_decoding + (num_decoding < len(runnable))
 
     def _runnable(self) -> dict[int, Sequence]:
         """Returns who takes part in the step, by seat.
@@ -213,10 +246,34 @@ class Scheduler:
         ready = {
             seat: each
             for seat, each in self._running.items()
-            if each.paused_since is None and each.group.lets_run(each)
+            if each.paused_since is None and self._kv.prepare(each)
         }
         suspect = next((seat for seat, each in ready.items() if each.num_failures), None)
         return ready if suspect is None else {suspect: ready[suspect]}
+
+    def _start(self, chunks: tuple[Chunk, ...], now: float) -> None:
+        """Tells those whose computation begins now, and what of it was there already."""
+        for chunk in chunks:
+            group = self._running[chunk.seq_id].group
+            if group.times.started is None:
+                group.times.started = now
+                group.cached_tokens = chunk.start
+                group.output.start(group, cached_tokens=chunk.start)
+                self._queue.charge_input(group, group.num_prompt_tokens - chunk.start)
+                self._observer.started(group, now)
+
+    def _park(self, group: SequenceGroup, now: float) -> None:
+        """Takes the seats of a request; it goes on later where it was."""
+        group.num_parkings += 1
+        for sequence in group.live:
+            if sequence.seat is not None:
+                del self._running[sequence.seat]
+                self._free_seats.append(sequence.seat)
+                self._kv.park(sequence, now)
+                sequence.seat = None
+        self._observer.parked(group, now)
+        if not self._readers.put_away(group):
+            self._queue.requeue(group, now)
 
     # ── after a step ──
 
@@ -239,18 +296,18 @@ class Scheduler:
         else:
             self._conclude(sequence, _EMBEDDED, now)
 
+    def _recompute(self, seats: set[int]) -> None:
+        for seat in seats:
+            if sequence := self._running.get(seat):
+                self._kv.begin_again(sequence)
+
     def _replay(self, plan: StepPlan, now: float) -> None:
         for chunk in plan.chunks:
             if sequence := self._running.get(chunk.seq_id):
-                self._begin_again(sequence, now)
-
-    def _begin_again(self, sequence: Sequence, now: float) -> None:
-        sequence.num_failures += 1
-        sequence.num_computed = 0
-        if sequence.num_failures == _MAX_FAILURES:
-            self._fail(sequence.group, DecodeFailedError(), now)
-        elif sequence.seat is not None:
-            self._releases.append(sequence.seat)
+                sequence.num_failures += 1
+                self._kv.begin_again(sequence)
+                if sequence.num_failures == _MAX_FAILURES:
+                    self._fail(sequence.group, DecodeFailedError(), now)
 
     def _finish(self, sequence: Sequence, reason: FinishReason, now: float) -> None:
         sequence.output.finish(sequence, reason)
@@ -259,43 +316,36 @@ class Scheduler:
     def _conclude(self, sequence: Sequence, outcome: str, now: float) -> None:
         """Ends a sequence, and its request with the last one."""
         group = sequence.group
-        self._leave(sequence)
+        self._leave(sequence, now)
         if not group.live:
             group.output.complete(group)
             self._queue.ended(group)
             self._observer.ended(group, outcome, now)
 
     def _fail(self, group: SequenceGroup, error: CaravanError, now: float) -> None:
-        """Takes a request out of the queue or off its seats, and ends it."""
+        """Takes a request out of wherever it is, and ends it."""
+        self._readers.forget(group)
         if group in self._queue:
-            self._queue.remove(group)
-            self._gate.leave(now)
-        else:
-            for sequence in tuple(group.live):
-                self._leave(sequence)
+            self._leave_queue(group, now)
+        for sequence in tuple(group.live):
+            self._leave(sequence, now)
         self._end(group, error, now)
 
     def _end(self, group: SequenceGroup, error: CaravanError, now: float) -> None:
-        group.live.clear()
+        for sequence in tuple(group.live):
+            self._leave(sequence, now)
         group.output.fail(error)
         self._queue.ended(group)
         self._observer.ended(group, error.reason.value.lower(), now)
 
-    def _leave(self, sequence: Sequence) -> None:
-        """Frees a seat and what only it needs; the last one also frees what was shared."""
-        seat = sequence.seat
-        if seat is None:
-            return
-        del self._running[seat]
-        self._cells.release(sequence)
-        self._free_seats.append(seat)
-        self._releases.append(seat)
+    def _leave(self, sequence: Sequence, now: float) -> None:
+        """Frees what a sequence has; what it computed is kept for others."""
         sequence.group.live.remove(sequence)
-        if not sequence.group.live:
-            self._cells.release(sequence.group)
-
-    def _running_groups(self) -> tuple[SequenceGroup, ...]:
-        return tuple(dict.fromkeys(each.group for each in self._running.values()))
+        self._kv.leave(sequence, now)
+        if sequence.seat is not None:
+            del self._running[sequence.seat]
+            self._free_seats.append(sequence.seat)
+            sequence.seat = None
 
 
 def _is_past(moment: float | None, now: float) -> bool:

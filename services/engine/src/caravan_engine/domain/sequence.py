@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from caravan_engine.domain.pooling import Pooler
 from caravan_engine.domain.ports import GroupOutput, SequenceOutput
 from caravan_engine.domain.request import QueuedRequest
-from caravan_engine.domain.step import SharedPrefix
 from caravan_engine.domain.token_sampler import TokenSampler
 
 
@@ -99,15 +98,9 @@ class Sequence:
         return self.num_output_tokens - self.num_emitted
 
     @property
-    def goal(self) -> int:
-        """Position up to which it may be computed now: its end, or that of what it shares."""
-        num_shared = self.group.num_shared
-        return num_shared if self.num_computed < num_shared else len(self.tokens)
-
-    @property
     def num_pending(self) -> int:
-        """Tokens that may be computed now."""
-        return self.goal - self.num_computed
+        """Tokens that are not in the cells yet."""
+        return len(self.tokens) - self.num_computed
 
     def append(self, token: int, now: float) -> None:
         """Takes the next token."""
@@ -123,17 +116,11 @@ class Sequence:
 
 
 class SequenceGroup:
-    """The choices of one request: they wait, are seated and fail together.
+    """The choices of one request: they wait, are seated, parked and fail together.
 
     Owned by the decode thread. What they have in memory of the prompt is the same, but for its
-    last token, with which each goes its own way:
-
-        cells    | prompt, once | last token, output |
-                                | last token, output |
-
-    One of them computes the shared part; the others wait, and are then given it. The obvious way,
-    to share the whole prompt, needs several draws from one row of logits; this one costs a token
-    per choice, all in one step. A single choice shares nothing.
+    last token, with which each goes its own way: the obvious way, to share the whole prompt, needs
+    several draws from one row of logits; this one costs a token per choice, all in one step.
 
     Args:
         request: The call.
@@ -155,7 +142,9 @@ class SequenceGroup:
         self.live = list(sequences)  # those that aren't over
         self.output = output
         self.times = RequestTimes(arrived)
-        self.num_shared = request.num_shared_tokens
+        self.cached_tokens = 0  # of the input, which were not computed for it
+        self.num_parkings = 0
+        self.claim = request.priority  # by which it keeps its seats; more, if it aged for them
         for sequence in self.sequences:
             sequence.group = self
 
@@ -165,38 +154,16 @@ class SequenceGroup:
         return len(self.request.prompt)
 
     @property
+    def num_shared(self) -> int:
+        """Tokens of the prompt that its choices have in common in memory."""
+        return len(self.request.prompt) - 1 if len(self.sequences) > 1 else 0
+
+    @property
     def num_output_tokens(self) -> int:
         """Generated tokens of all choices."""
         return sum(sequence.num_output_tokens for sequence in self.sequences)
 
     @property
-    def num_cells(self) -> int:
-        """Cells that it needs at most."""
-        return self.num_shared + sum(map(self.num_own_cells, self.sequences))
-
-    @property
-    def num_used_cells(self) -> int:
-        """Cells that hold something now."""
-        computed = [sequence.num_computed for sequence in self.live]
-        own = sum(max(0, each - self.num_shared) for each in computed)
-        return own + min(max(computed, default=0), self.num_shared)
-
-    def num_own_cells(self, sequence: Sequence) -> int:
-        """Cells that one of its sequences needs beside the shared ones."""
-        return sequence.max_tokens - self.num_shared
-
-    def lets_run(self, sequence: Sequence) -> bool:
-        """Whether a sequence has the shared part, or is the one to compute it."""
-        if sequence.num_computed >= self.num_shared:
-            return True
-        return sequence is max(self.live, key=lambda each: each.num_computed)
-
-    def prefix_for(self, sequence: Sequence) -> SharedPrefix | None:
-        """Returns what a sequence can be given now, and counts it as computed."""
-        if sequence.num_computed >= self.num_shared:
-            return None
-        source = next((each for each in self.live if each.num_computed >= self.num_shared), None)
-        if source is None or source.seat is None or sequence.seat is None:
-            return None
-        sequence.num_computed = self.num_shared
-        return SharedPrefix(source.seat, sequence.seat, self.num_shared)
+    def is_parked(self) -> bool:
+        """Whether it had seats, gave them up, and waits for new ones."""
+        return self.num_parkings > 0 and all(each.seat is None for each in self.live)

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from caravan_engine.domain.logprobs import Logprobs
+from caravan_engine.domain.moves import Import, Move
+from caravan_engine.domain.page_image import PageImage
 from caravan_engine.domain.pooling import Pooler
 from caravan_engine.domain.token_sampler import TokenSampler
 
@@ -35,26 +37,16 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class SharedPrefix:
-    """The first `length` positions of sequence `source`, which `target` then has too."""
-
-    source: int
-    target: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One step: `releases` lose their memory, `prefixes` are shared, `chunks` computed together."""
+    """One step: `moves` in order, then `chunks` computed together."""
 
-    releases: tuple[int, ...] = ()
+    moves: tuple[Move, ...] = ()
     chunks: tuple[Chunk, ...] = ()
-    prefixes: tuple[SharedPrefix, ...] = ()
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self.releases or self.chunks or self.prefixes)
+        return not (self.moves or self.chunks)
 
     @property
     def is_embedding(self) -> bool:
@@ -74,11 +66,22 @@ class StepPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class MoveTimes:
+    """What moving pages took."""
+
+    exported_tokens: int = 0
+    export_s: float = 0.0
+    imported_tokens: int = 0
+    import_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class StepResult:
     """What came of a plan.
 
     `failure_code` says that nothing was computed; what the batch's sequences have in memory is
-    then unknown. `unusable` are sequences whose logits were NaN.
+    then unknown. `failed_imports` were damaged or refused: what follows them in their sequences
+    is missing, and nothing was computed either. `unusable` are sequences whose logits were NaN.
     """
 
     plan: StepPlan
@@ -86,5 +89,8 @@ class StepResult:
     logprobs: Mapping[int, Logprobs] = field(default_factory=dict)  # of those that asked
     unusable: frozenset[int] = frozenset()
     failure_code: int | None = None
+    images: tuple[PageImage, ...] = ()  # one for each export
+    failed_imports: tuple[Import, ...] = ()
     decode_s: float = 0.0
     sample_s: float = 0.0
+    move_times: MoveTimes = MoveTimes()

@@ -1,6 +1,11 @@
 """How much memory a model will need with the engine's settings, by its file's header alone."""
 
-from caravan_engine.config import DISK_QUEUE_BYTES, ContextSettings, KvSettings
+from caravan_engine.config import (
+    DISK_QUEUE_BYTES,
+    SCRATCH_SEQUENCE_IDS,
+    ContextSettings,
+    KvSettings,
+)
 from caravan_engine.domain.memory_plan import ContextShape, KvElement, ModelShape, plan_memory
 from caravan_engine.host.placement import MemoryNeed
 
@@ -14,7 +19,7 @@ def memory_need(context: ContextSettings, kv: KvSettings, shape: ModelShape) -> 
         shape,
         ContextShape(
             num_cells=context.cells,
-            num_seats=context.seats,
+            num_sequences=context.seats + kv.resident_sequences + SCRATCH_SEQUENCE_IDS,
             ubatch_tokens=context.micro_batch or context.token_budget,
             key_type=KvElement[context.key_type.name],
             value_type=KvElement[context.value_type.name],

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from functools import partial
 
 from caravan_engine.domain.batch_policy import DecodeFirst, StepTimeBound, TakingTurns
@@ -31,6 +32,7 @@ from caravan_engine.runtime.detokenizer import Detokenizer
 from caravan_engine.runtime.embeddings import EmbeddingJob, VectorWriter
 from caravan_engine.runtime.observers import Observers
 from caravan_engine.runtime.output_stream import EventPacer, OutputStream
+from caravan_engine.runtime.page_mover import PagedMemory
 from caravan_engine.runtime.resumption import resume
 from caravan_engine.runtime.stats import EngineStats, Gauges, StatsSnapshot
 from caravan_engine.runtime.step_runner import StepRunner
@@ -44,6 +46,14 @@ _CONCLUDED = "concluded"
 Command = Callable[[], object]
 
 
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """A clock, and what was measured by it."""
+
+    clock: Callable[[], float] = time.monotonic  # monotonic seconds
+    rates: StepRates = field(default_factory=StepRates)
+
+
 class EngineLoop:
     """Runs requests on a backend. Public methods may be called from any thread.
 
@@ -53,33 +63,34 @@ class EngineLoop:
     Args:
         backend: Computes; the caller closes it after `stop`.
         limits: What may be promised.
+        memory: Manages the backend's cells; from now on the decode thread's.
         notify: Called by the decode thread at most twice a step with the streams that have news.
         on_fatal: Called by the decode thread when it can't go on; must end the process.
         pacer: How far apart a stream's events are.
-        clock: Monotonic seconds.
-        rates: Where what is measured goes.
+        timing: Where time comes from and measurements go.
     """
 
     def __init__(
         self,
         backend: Backend,
         limits: SchedulerLimits,
+        memory: PagedMemory,
         *,
         notify: Callable[[Sequence[OutputStream]], None],
         on_fatal: Callable[[BaseException], None],
         pacer: EventPacer | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        rates: StepRates | None = None,
+        timing: Timing | None = None,
     ) -> None:
         self._backend = backend
         self._limits = limits
         self._notify = notify
         self._on_fatal = on_fatal
         self._pacer = pacer or EventPacer()
-        self._clock = clock
+        timing = timing or Timing()
+        self._clock = timing.clock
         self._gate = QueueGate(limits.queue_capacity)
         self._stats = EngineStats(num_seats=limits.num_seats, num_cells=limits.num_cells)
-        self._rates = rates or StepRates()
+        self._rates = timing.rates
         weights = ClientWeights(limits.client_weights)
         self._guard = DeadlineGuard(
             self._rates,
@@ -90,6 +101,7 @@ class EngineLoop:
         bound = StepTimeBound(self._rates, limits.step_time_s) if limits.step_time_s else None
         self._scheduler = Scheduler(
             limits,
+            kv=memory.kv,
             gate=self._gate,
             queue=RequestQueue(
                 limits.queue_timeout_s,
@@ -100,7 +112,8 @@ class EngineLoop:
             observer=Observers(self._stats, self._guard),
             batch_policy=TakingTurns(DecodeFirst(bound)),
         )
-        self._runner = StepRunner(backend)
+        self._kv = memory.kv
+        self._runner = StepRunner(backend, memory.checksum)
         self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._changed: dict[OutputStream, None] = {}
         self._drains: list[Future[None]] = []
@@ -175,6 +188,10 @@ class EngineLoop:
         self._gate.close()
         self._inbox.put(self._stop)
         self._thread.join()
+
+    def look_again(self) -> None:
+        """Wakes the decode thread: something that it asks for at each step has changed."""
+        self._inbox.put(_look_again)
 
     def stats(self) -> StatsSnapshot:
         """Returns the numbers of this moment."""
@@ -344,7 +361,8 @@ class EngineLoop:
         return Gauges(
             num_running=len(self._scheduler.running),
             num_paused=self._scheduler.num_paused,
-            num_used_cells=self._scheduler.num_used_cells,
+            num_parked=self._scheduler.num_parked,
+            num_used_cells=self._kv.cells.num_computing,
         )
 
 

@@ -15,6 +15,16 @@ class Observers:
         for each in self._listeners:
             each.admitted(group, now)
 
+    def started(self, group: SequenceGroup, now: float) -> None:
+        """Its computation begins."""
+        for each in self._listeners:
+            each.started(group, now)
+
+    def parked(self, group: SequenceGroup, now: float) -> None:
+        """A request gave up its seats for a time."""
+        for each in self._listeners:
+            each.parked(group, now)
+
     def generated(self, sequence: Sequence, now: float) -> None:
         """A sequence gets a token."""
         for each in self._listeners:

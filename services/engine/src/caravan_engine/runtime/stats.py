@@ -87,6 +87,7 @@ class Gauges:
 
     num_running: int = 0
     num_paused: int = 0
+    num_parked: int = 0  # requests that gave up their seats for a time
     num_used_cells: int = 0  # hold a position of a running sequence
 
 
@@ -95,6 +96,8 @@ class StatsSnapshot:
     """All numbers of one moment."""
 
     input_tokens: int  # of admitted requests
+    cached_tokens: int  # of the input tokens, those that were not computed again
+    num_parkings: int
     output_tokens: int
     outcomes: dict[str, int]  # finish reason, or error reason in lower case
     num_steps: int
@@ -145,6 +148,8 @@ class EngineStats:
         self._rate = _TokenRate()
         self._gauges = Gauges()
         self._input_tokens = 0
+        self._cached_tokens = 0
+        self._num_parkings = 0
         self._output_tokens = 0
         self._num_steps = 0
         self._is_stepping = False
@@ -155,10 +160,19 @@ class EngineStats:
     # ── domain.ports.SchedulerObserver ──
 
     def admitted(self, group: SequenceGroup, now: float) -> None:
+        """Changes nothing: what of a request is cached is known when it is started."""
+
+    def started(self, group: SequenceGroup, now: float) -> None:
         """Counts a request's input and its time in the queue."""
         with self._lock:
             self._input_tokens += group.num_prompt_tokens
+            self._cached_tokens += group.cached_tokens
             self._observe(Distribution.QUEUE_S, now - group.times.arrived)
+
+    def parked(self, group: SequenceGroup, now: float) -> None:
+        """Counts a request that gave up its seats for a time."""
+        with self._lock:
+            self._num_parkings += 1
 
     def generated(self, sequence: Sequence, now: float) -> None:
         """Measures the gap before a token."""
@@ -208,6 +222,8 @@ class EngineStats:
         with self._lock:
             return StatsSnapshot(
                 input_tokens=self._input_tokens,
+                cached_tokens=self._cached_tokens,
+                num_parkings=self._num_parkings,
                 output_tokens=self._output_tokens,
                 outcomes=dict(self._outcomes),
                 num_steps=self._num_steps,

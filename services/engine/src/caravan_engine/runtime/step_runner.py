@@ -1,7 +1,8 @@
 """The middle verb: runs a plan on a backend and lets each sequence choose its token."""
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,27 +11,41 @@ from caravan_engine.domain.logprobs import Logprobs, RowLogprobs
 from caravan_engine.domain.ports import Backend, BackendFailureError
 from caravan_engine.domain.step import StepPlan, StepResult
 from caravan_engine.domain.token_sampler import UnusableLogitsError
+from caravan_engine.runtime.page_mover import Buffer, PageMover
 
 
 class StepRunner:
-    """Owned by the decode thread."""
+    """Owned by the decode thread.
 
-    def __init__(self, backend: Backend) -> None:
+    Args:
+        backend: Computes.
+        checksum: Of a page's bytes; an image whose bytes have another one is not restored.
+    """
+
+    def __init__(self, backend: Backend, checksum: Callable[[Buffer], int]) -> None:
         self._backend = backend
+        self._mover = PageMover(backend, checksum)
 
     def run(self, plan: StepPlan) -> StepResult:
-        """Releases, shares, then computes and samples the chunks of a plan."""
-        started = time.perf_counter()
-        self._backend.release(plan.releases)
-        self._backend.share(plan.prefixes)
-        if not plan.chunks:
-            return StepResult(plan)
-        if plan.is_embedding:
-            return self._embed(plan, started)
+        """Moves, then computes and samples the chunks of a plan.
+
+        Nothing is computed when a page could not be restored.
+        """
+        moved = self._mover.run(plan.moves)
+        images, times = tuple(moved.images), moved.times()
+        if moved.failed_imports or not plan.chunks:
+            failed = tuple(moved.failed_imports)
+            return StepResult(plan, images=images, failed_imports=failed, move_times=times)
+        compute = self._embed if plan.is_embedding else self._generate
         try:
-            rows = self._backend.decode(plan)
+            result = compute(plan)
         except BackendFailureError as failure:
-            return StepResult(plan, failure_code=failure.code)
+            result = StepResult(plan, failure_code=failure.code)
+        return replace(result, images=images, move_times=times)
+
+    def _generate(self, plan: StepPlan) -> StepResult:
+        started = time.perf_counter()
+        rows = self._backend.decode(plan)
         decoded = time.perf_counter()
         choices = _choose(plan, rows)
         return StepResult(
@@ -42,11 +57,9 @@ class StepRunner:
             sample_s=time.perf_counter() - decoded,
         )
 
-    def _embed(self, plan: StepPlan, started: float) -> StepResult:
-        try:
-            rows = self._backend.embed(plan)
-        except BackendFailureError as failure:
-            return StepResult(plan, failure_code=failure.code)
+    def _embed(self, plan: StepPlan) -> StepResult:
+        started = time.perf_counter()
+        rows = self._backend.embed(plan)
         first = 0
         for chunk in plan.chunks:
             last = first + len(chunk.tokens)

@@ -16,10 +16,10 @@ from caravan_engine.backends.llama_cpp import KvType, LlamaCppBackend, LlamaCppS
 from caravan_engine.control.events import LoadPhase, ModelDetails, Progress, Ready
 from caravan_engine.control.settings import WorkerSettings
 from caravan_engine.domain.errors import DrainingError
+from caravan_engine.domain.kv_setup import make_kv_manager
 from caravan_engine.domain.limits import SchedulerLimits
 from caravan_engine.domain.model_facts import ModelFacts, Pooling
 from caravan_engine.domain.pooling import pooling_of
-from caravan_engine.domain.step import Chunk, StepPlan
 from caravan_engine.machine import num_usable_cores
 from caravan_engine.prompts.errors import ChatTemplateFailedError
 from caravan_engine.prompts.maker import PromptMaker
@@ -29,8 +29,12 @@ from caravan_engine.rpc.convert_stats import WorkerFacts, to_stats
 from caravan_engine.rpc.worker_servicer import ServedModel, WorkerServicer
 from caravan_engine.runtime.engine_loop import EngineLoop
 from caravan_engine.runtime.output_stream import LoopNotifier
+from caravan_engine.runtime.page_mover import PagedMemory
+from caravan_engine.storage.checksums import checksum
 from caravan_engine.worker.host_pipe import HostPipe
 from caravan_engine.worker.memory import resident_bytes
+from caravan_engine.worker.page_disk import open_page_disk
+from caravan_engine.worker.paging import kv_options, warm_up
 from caravan_engine.worker.threads import in_thread
 from caravan_obskit.tracing import Tracing, inner_sampler, no_sampler
 from caravan_rpckit.server import DEFAULT_REQUEST_LIMIT_BYTES, RpcServer
@@ -101,11 +105,11 @@ class WorkerApp:
         backend = await in_thread(self._load)
         self._resources.callback(backend.close)
         self._report(LoadPhase.WARMING_UP, 0.0)
-        await in_thread(partial(_warm_up, backend))
+        bytes_per_token = await in_thread(partial(warm_up, backend))
         facts = backend.facts
         renderer = await self._start_renderer(facts, backend)
-        limits = self._limits(facts)
-        engine = self._start_engine(backend, limits)
+        limits = self._limits(facts, can_share=backend.can_cut)
+        engine = await self._start_engine(backend, limits, bytes_per_token)
         prompts = PromptMaker(
             backend.vocabulary,
             model=self._settings.model,
@@ -132,6 +136,8 @@ class WorkerApp:
             model_path=self._settings.model_path,
             num_cells=context.cells,
             num_seats=context.seats,
+            num_shelf_ids=self._settings.kv.resident_sequences,
+            can_cut=self._settings.kv.paged,
             batch_tokens=context.token_budget,
             ubatch_tokens=context.micro_batch or context.token_budget,
             num_threads=threads,
@@ -142,7 +148,7 @@ class WorkerApp:
         )
         return LlamaCppBackend(settings, partial(self._report, LoadPhase.LOADING))
 
-    def _limits(self, facts: ModelFacts) -> SchedulerLimits:
+    def _limits(self, facts: ModelFacts, *, can_share: bool) -> SchedulerLimits:
         context, queue = self._settings.context, self._settings.queue
         trained = facts.trained_context_tokens or facts.num_cells
         return SchedulerLimits(
@@ -157,6 +163,8 @@ class WorkerApp:
             refuses_late=queue.refuse_late,
             step_time_s=context.step_time_ms / 1000,
             reader_stall_s=queue.reader_stall_s,
+            can_share=can_share,
+            prefetch_lookahead=self._settings.kv.prefetch_lookahead,
         )
 
     async def _start_renderer(
@@ -185,10 +193,14 @@ class WorkerApp:
             return None
         return renderer
 
-    def _start_engine(self, backend: LlamaCppBackend, limits: SchedulerLimits) -> EngineLoop:
+    async def _start_engine(
+        self, backend: LlamaCppBackend, limits: SchedulerLimits, bytes_per_token: int
+    ) -> EngineLoop:
+        memory = await self._open_memory(backend, bytes_per_token)
         engine = EngineLoop(
             backend,
             limits,
+            memory,
             notify=LoopNotifier(asyncio.get_running_loop()),
             on_fatal=self._on_fatal,
         )
@@ -196,6 +208,26 @@ class WorkerApp:
         self._engine = engine
         self._resources.push_async_callback(in_thread, engine.stop)
         return engine
+
+    async def _open_memory(self, backend: LlamaCppBackend, bytes_per_token: int) -> PagedMemory:
+        options = kv_options(self._settings, backend, bytes_per_token)
+        if not backend.can_cut:
+            _log.info("memory is kept by whole sequences", extra={"model": self._settings.model})
+        disk = await in_thread(
+            partial(open_page_disk, self._settings, backend.layout, self._wake_engine)
+        )
+        if disk is None:
+            return PagedMemory(make_kv_manager(options), checksum)
+        self._resources.push_async_callback(in_thread, disk.close)
+        kv = make_kv_manager(options, disk)
+        if kv.store:
+            kv.store.found_on_disk(disk.found())
+        return PagedMemory(kv, checksum)
+
+    def _wake_engine(self) -> None:
+        """The disk has news for the decode thread; called by any thread."""
+        if self._engine is not None:
+            self._engine.look_again()
 
     async def _start_server(
         self,
@@ -265,13 +297,6 @@ class WorkerApp:
 
     def _report(self, phase: LoadPhase, fraction: float) -> None:
         self._host.say(Progress(phase=phase, fraction=min(max(fraction, 0.0), 1.0)))
-
-
-def _warm_up(backend: LlamaCppBackend) -> None:
-    """Computes one token, so that the first request doesn't pay for what is set up on demand."""
-    token = min(set(range(backend.vocabulary.size)) - backend.vocabulary.control_tokens)
-    backend.decode(StepPlan(chunks=(Chunk(0, 0, (token,), None),)))
-    backend.release([0])
 
 
 def _template_variables(facts: ModelFacts, backend: LlamaCppBackend) -> dict[str, str]:

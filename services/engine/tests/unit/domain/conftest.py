@@ -1,5 +1,6 @@
 """A scheduler with everything around it that a real worker has, but no threads and no time."""
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -9,8 +10,11 @@ from caravan_engine.backends.fake import FakeBackend
 from caravan_engine.domain.batch_policy import BatchPolicy
 from caravan_engine.domain.events import FinishReason
 from caravan_engine.domain.fairness import ClientWeights
+from caravan_engine.domain.kv_manager import KvManager
+from caravan_engine.domain.kv_setup import KvOptions, make_kv_manager
 from caravan_engine.domain.limits import SchedulerLimits
 from caravan_engine.domain.logprobs import Logprobs
+from caravan_engine.domain.ports import PageDisk
 from caravan_engine.domain.request import GenerationRequest
 from caravan_engine.domain.request_queue import QueueGate, RequestQueue
 from caravan_engine.domain.sampling import SamplingOptions
@@ -65,9 +69,16 @@ class RecordingOutput:
 @dataclass
 class RecordingObserver:
     outcomes: list[str] = field(default_factory=list)
+    num_parkings: int = 0
 
     def admitted(self, group: SequenceGroup, now: float) -> None:
         pass
+
+    def started(self, group: SequenceGroup, now: float) -> None:
+        pass
+
+    def parked(self, group: SequenceGroup, now: float) -> None:
+        self.num_parkings += 1
 
     def generated(self, sequence: Sequence, now: float) -> None:
         pass
@@ -83,16 +94,19 @@ class Rig:
         self,
         backend: FakeBackend,
         limits: SchedulerLimits,
+        kv: KvManager,
         *,
         batch_policy: BatchPolicy | None = None,
     ) -> None:
         self.backend = backend
         self.limits = limits
+        self.kv = kv
         self.clock = FakeClock()
         self.gate = QueueGate(limits.queue_capacity)
         self.observer = RecordingObserver()
         self.scheduler = Scheduler(
             limits,
+            kv=kv,
             gate=self.gate,
             queue=RequestQueue(
                 limits.queue_timeout_s,
@@ -103,7 +117,8 @@ class Rig:
             observer=self.observer,
             batch_policy=batch_policy,
         )
-        self._runner = StepRunner(backend)
+        self.plans: list[StepPlan] = []
+        self._runner = StepRunner(backend, zlib.crc32)
 
     def submit(self, prompt: bytes = b"prompt", **fields) -> Sequence:
         """Submits a request of one choice and returns its sequence."""
@@ -150,8 +165,15 @@ class Rig:
 
     def step(self) -> StepPlan:
         plan = self.scheduler.schedule(self.clock())
+        self.plans.append(plan)
         self.scheduler.apply(self._runner.run(plan), self.clock())
         return plan
+
+    def carry_out_moves(self) -> None:
+        """Does at once what the next step would do first."""
+        plan = StepPlan(self.kv.take_moves())
+        self.plans.append(plan)
+        self.kv.moved(self._runner.run(plan))
 
     def run(self, max_steps: int = 1000) -> None:
         for _ in range(max_steps):
@@ -165,14 +187,11 @@ class Rig:
             computed = sequence.tokens[: sequence.num_computed]
             is_dropped_first = sequence.num_failures and not computed
             assert is_dropped_first or self.backend.history(sequence.seat) == computed
-        groups = {sequence.group for sequence in self.scheduler.running}
-        assert sum(map(promised, groups)) <= self.limits.num_cells
+        self.carry_out_moves()
+        if not any(sequence.num_failures for sequence in self.scheduler.running):
+            assert self.backend.check_integrity(self.kv.cells.positions()) == []
+            assert self.backend.num_used_cells == self.kv.cells.num_used
         assert self.backend.num_used_cells <= self.limits.num_cells
-
-
-def promised(group: SequenceGroup) -> int:
-    """Cells that a request may still come to use."""
-    return group.num_shared + sum(map(group.num_own_cells, group.live))
 
 
 @pytest.fixture
@@ -180,6 +199,8 @@ def make_rig() -> Callable[..., Rig]:
     def make(
         backend: FakeBackend | None = None,
         *,
+        disk: PageDisk | None = None,
+        kv=None,
         batch_policy: BatchPolicy | None = None,
         **limits,
     ) -> Rig:
@@ -191,6 +212,17 @@ def make_rig() -> Callable[..., Rig]:
             "token_budget": 32,
             **limits,
         }
-        return Rig(backend, SchedulerLimits(**settings), batch_policy=batch_policy)
+        options = {
+            "num_seats": settings["num_seats"],
+            "num_cells": backend.num_cells,
+            "page_size": 16,
+            "host_budget_bytes": 1 << 20,
+            "bytes_per_token": 24,
+            "learns_costs": False,
+            **(kv or {}),
+        }
+        backend.num_seats = settings["num_seats"]
+        manager = make_kv_manager(KvOptions(**options), disk)
+        return Rig(backend, SchedulerLimits(**settings), manager, batch_policy=batch_policy)
 
     return make

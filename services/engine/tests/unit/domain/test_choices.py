@@ -41,7 +41,7 @@ def test_shared_cells_are_there_once(make_rig):
     rig.submit_group(b"x" * 20, choice_count=4, max_output=9)
     for _ in range(3):
         rig.step()
-    assert rig.scheduler.num_used_cells == rig.backend.num_used_cells == 19 + 4 * 2
+    assert rig.kv.cells.num_used == rig.backend.num_used_cells == 19 + 3 + 3 * 2
 
 
 def test_each_choice_draws_for_itself_and_always_the_same(make_rig):
@@ -79,8 +79,10 @@ def test_more_choices_than_free_seats_wait_together(make_rig):
     assert second.output.num_completed == third.output.num_completed == 1
 
 
-def test_cells_are_promised_for_the_prompt_once_and_every_output(make_rig):
-    rig = make_rig(FakeBackend(num_cells=100), num_cells=100)
+def test_cells_are_promised_for_the_prompt_once_and_every_output_where_nothing_can_be_parked(
+    make_rig,
+):
+    rig = make_rig(FakeBackend(num_cells=100), kv={"host_budget_bytes": 0})
     first = rig.submit_group(b"x" * 41, choice_count=3, max_output=9)  # 40 + 3 * 10
     second = rig.submit(b"y" * 11, max_output=20)  # 31
     rig.step()

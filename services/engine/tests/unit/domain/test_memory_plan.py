@@ -17,7 +17,7 @@ HALF_B = ModelShape(
 
 
 def context(**fields):
-    return ContextShape(**{"num_cells": 8192, "num_seats": 16, "ubatch_tokens": 512, **fields})
+    return ContextShape(**{"num_cells": 8192, "num_sequences": 16, "ubatch_tokens": 512, **fields})
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def context(**fields):
     [  # what llama.cpp reported for this model
         ({}, 96, 43.51, 1.95),
         ({"num_cells": 32_768}, 384, 67.51, 1.95),
-        ({"num_seats": 64}, 96, 43.51, 7.81),
+        ({"num_sequences": 64}, 96, 43.51, 7.81),
         ({"ubatch_tokens": 1024}, 96, 87.02, 1.95),
         ({"key_type": KvElement.Q8_0, "value_type": KvElement.Q8_0}, 51, 41.79, 1.95),
     ],

@@ -86,8 +86,8 @@ class PlainQueue:
             not any(each.is_parked for each in peers),
             min(each.since for each in peers),
             -request.priority,
-            not entry.is_parked,
             self.counters[request.priority, request.client],
+            not entry.is_parked,
             entry.group.times.arrived,
             entry.number,
         )

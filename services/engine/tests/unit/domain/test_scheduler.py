@@ -10,6 +10,7 @@ from caravan_engine.domain.errors import (
     RequestCancelledError,
 )
 from caravan_engine.domain.events import FinishReason
+from caravan_engine.domain.moves import Release
 from caravan_engine.domain.sampling import SamplingOptions
 
 
@@ -127,8 +128,8 @@ def test_higher_priority_is_seated_first_and_equals_in_order(make_rig):
     assert started == [order[3], order[1], order[0], order[2]]
 
 
-def test_cells_are_promised_for_the_longest_possible_output(make_rig):
-    rig = make_rig(FakeBackend(num_cells=100), num_cells=100)
+def test_cells_are_promised_for_the_longest_output_where_nothing_can_be_parked(make_rig):
+    rig = make_rig(FakeBackend(num_cells=100), kv={"host_budget_bytes": 0})
     first = rig.submit(b"x" * 10, max_output=50)
     second = rig.submit(b"x" * 10, max_output=50)
     rig.step()
@@ -140,8 +141,8 @@ def test_cells_are_promised_for_the_longest_possible_output(make_rig):
 def test_who_does_not_fit_yet_is_not_overtaken(make_rig):
     rig = make_rig(FakeBackend(num_cells=100), num_cells=100)
     rig.submit(b"x" * 10, max_output=50)
-    large = rig.submit(b"x" * 80, max_output=10)
-    small = rig.submit(b"x", max_output=1)
+    large = rig.submit(b"y" * 90, max_output=10)
+    small = rig.submit(b"z", max_output=1)
     rig.step()
     assert not large.output.started
     assert not small.output.started
@@ -164,7 +165,7 @@ def test_a_cancelled_sequence_is_gone_within_one_step(make_rig, moment):
     plan = rig.step()
     assert [type(each) for each in sequence.output.errors] == [RequestCancelledError]
     if moment != "queue":
-        assert plan.releases == (0,)
+        assert Release(0) in plan.moves
         assert rig.backend.num_used_cells == 0
     assert rig.gate.num_waiting == 0
 

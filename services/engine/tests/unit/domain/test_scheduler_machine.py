@@ -58,14 +58,16 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule(
         length=st.integers(1, CONTEXT + 2),
+        is_like=st.sampled_from([0, 0, 8, 17]),
         max_output=st.integers(1, 20),
         priority=st.sampled_from([1, 10, 50]),
         deadline_s=st.none() | st.floats(0, 30),
         num_choices=st.sampled_from([1, 1, 2, 3]),
     )
-    def submit(self, length, max_output, priority, deadline_s, num_choices):
+    def submit(self, length, is_like, max_output, priority, deadline_s, num_choices):
         now = self.rig.clock()
-        prompt = bytes((len(self.sequences) * 7 + i) % 251 for i in range(length))
+        own = [len(self.sequences) * 7 + i for i in range(length)]
+        prompt = bytes(each % 251 for each in [*range(is_like), *own[is_like:]][:length])
         deadline = None if deadline_s is None else now + deadline_s
         try:
             group = self.rig.submit_group(
@@ -121,8 +123,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def the_gate_counts_exactly_who_waits(self):
         groups = {sequence.group for sequence in self.sequences}
-        waiting = [each for each in groups if each.times.started is None and each.live]
-        assert self.rig.gate.num_waiting == len(waiting)
+        running = {sequence.group for sequence in self.rig.scheduler.running}
+        new = [each for each in groups - running if each.live and not each.num_parkings]
+        assert self.rig.gate.num_waiting == len(new)
 
     @invariant()
     def a_request_ends_once_and_only_when_all_its_choices_have(self):
@@ -140,6 +143,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.rig.run()
         assert not any(each.group.live for each in self.sequences)
         assert self.rig.scheduler.is_idle
+        self.rig.carry_out_moves()
         assert self.rig.backend.num_used_cells == 0
 
 

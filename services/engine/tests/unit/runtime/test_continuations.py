@@ -8,6 +8,7 @@ import pytest
 from caravan_engine.backends.fake import VOCABULARY_SIZE, FakeBackend, scripted
 from caravan_engine.domain.errors import InvalidFieldError, TokenOutOfRangeError
 from caravan_engine.domain.events import Completed, Delta, Finished, FinishReason, Started
+from caravan_engine.domain.kv_setup import KvOptions, make_kv_manager
 from caravan_engine.domain.limits import SchedulerLimits
 from caravan_engine.domain.request import Continuation, Emitted, GenerationRequest
 from caravan_engine.domain.sampling import (
@@ -18,9 +19,22 @@ from caravan_engine.domain.sampling import (
 )
 from caravan_engine.runtime.engine_loop import EngineLoop
 from caravan_engine.runtime.output_stream import EventPacer, LoopNotifier
+from caravan_engine.runtime.page_mover import PagedMemory
+from caravan_engine.storage.checksums import checksum
 
 TEXT = "a STO-é STOP"
 SAMPLED = SamplingOptions(temperature=5.0, top_k=40)
+
+
+def paged_memory(num_seats, num_cells):
+    options = KvOptions(
+        num_seats=num_seats,
+        num_cells=num_cells,
+        page_size=16,
+        host_budget_bytes=1 << 20,
+        bytes_per_token=24,
+    )
+    return PagedMemory(make_kv_manager(options), checksum)
 
 
 @pytest.fixture
@@ -33,6 +47,7 @@ async def make_engine():
         engine = EngineLoop(
             backend,
             SchedulerLimits(**{**settings, **limits}),
+            paged_memory(4, backend.num_cells),
             notify=LoopNotifier(asyncio.get_running_loop()),
             on_fatal=fatal.append,
             pacer=EventPacer(max_interval_s=0),

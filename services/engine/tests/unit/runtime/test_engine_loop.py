@@ -1,5 +1,6 @@
 import asyncio
 import threading
+import time
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from caravan_engine.domain.errors import (
     QueueFullError,
 )
 from caravan_engine.domain.events import Completed, Delta, Finished, FinishReason, Started
+from caravan_engine.domain.kv_setup import KvOptions, make_kv_manager
 from caravan_engine.domain.limits import SchedulerLimits
 from caravan_engine.domain.model_facts import Pooling
 from caravan_engine.domain.rates import StepRates
@@ -29,8 +31,10 @@ from caravan_engine.domain.request import (
 from caravan_engine.domain.sampling import SamplingOptions
 from caravan_engine.domain.step import Chunk, StepPlan
 from caravan_engine.runtime.embeddings import embed_all
-from caravan_engine.runtime.engine_loop import EngineLoop
+from caravan_engine.runtime.engine_loop import EngineLoop, Timing
 from caravan_engine.runtime.output_stream import EventPacer, LoopNotifier
+from caravan_engine.runtime.page_mover import PagedMemory
+from caravan_engine.storage.checksums import checksum
 from caravan_testkit.clock import FakeClock
 
 
@@ -53,6 +57,17 @@ class Gate:
         self._open.wait(timeout=60)
 
 
+def paged_memory(num_seats, num_cells):
+    options = KvOptions(
+        num_seats=num_seats,
+        num_cells=num_cells,
+        page_size=16,
+        host_budget_bytes=1 << 20,
+        bytes_per_token=24,
+    )
+    return PagedMemory(make_kv_manager(options), checksum)
+
+
 @pytest.fixture
 async def make_engine():
     engines, fatal = [], []
@@ -69,11 +84,11 @@ async def make_engine():
         engine = EngineLoop(
             backend,
             SchedulerLimits(**settings),
+            paged_memory(settings["num_seats"], backend.num_cells),
             notify=LoopNotifier(asyncio.get_running_loop()),
             on_fatal=fatal.append,
             pacer=EventPacer(max_interval_s=0),
-            rates=rates,
-            **({"clock": clock} if clock else {}),
+            timing=Timing(clock or time.monotonic, rates or StepRates()),
         )
         engine.start()
         engines.append(engine)
@@ -424,6 +439,7 @@ async def test_what_the_decode_thread_does_not_understand_is_fatal(make_engine):
     engine = EngineLoop(
         FakeBackend(spend=explode),
         SchedulerLimits(num_seats=1, num_cells=64, context_tokens=64, token_budget=8),
+        paged_memory(1, 64),
         notify=LoopNotifier(loop),
         on_fatal=lambda error: loop.call_soon_threadsafe(fatal.set_result, error),
     )

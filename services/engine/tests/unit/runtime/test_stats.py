@@ -10,7 +10,10 @@ from caravan_engine.runtime.stats import BOUNDS, Distribution, EngineStats, Gaug
 def group(*, arrived, started):
     sequence = SimpleNamespace(first_token_at=None, last_token_at=None, num_generated_tokens=0)
     sequence.group = SimpleNamespace(
-        times=RequestTimes(arrived, started), num_prompt_tokens=5, sequences=[sequence]
+        times=RequestTimes(arrived, started),
+        num_prompt_tokens=5,
+        cached_tokens=2,
+        sequences=[sequence],
     )
     return sequence.group
 
@@ -27,7 +30,7 @@ def test_a_whole_life_is_measured():
     stats = EngineStats(num_seats=2, num_cells=10)
     life = group(arrived=10.0, started=12.0)
     (sequence,) = life.sequences
-    stats.admitted(life, 12.0)
+    stats.started(life, 12.0)
     stats.generated(sequence, 15.0)
     sequence.first_token_at = sequence.last_token_at = life.times.first_token = 15.0
     stats.generated(sequence, 15.5)
@@ -60,7 +63,7 @@ def test_an_end_in_the_queue_has_no_computation_to_measure():
 def test_a_bucket_holds_its_upper_bound_and_the_last_one_everything_above():
     stats = EngineStats(num_seats=1, num_cells=1)
     for waited in (0.3, 0.31, 1e9):
-        stats.admitted(group(arrived=0.0, started=waited), waited)
+        stats.started(group(arrived=0.0, started=waited), waited)
     counts = stats.snapshot(num_waiting=0, now=0).histograms[Distribution.QUEUE_S].counts
     assert len(counts) == len(BOUNDS[Distribution.QUEUE_S]) + 1
     assert (counts[0], counts[1], counts[-1]) == (1, 1, 1)

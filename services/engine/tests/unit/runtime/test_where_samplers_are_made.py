@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 import pytest
 
 from caravan_engine.backends.fake import FakeBackend
+from caravan_engine.domain.kv_setup import KvOptions, make_kv_manager
 from caravan_engine.domain.limits import SchedulerLimits
 from caravan_engine.domain.request import GenerationRequest
 from caravan_engine.domain.sampling import DryOptions, MirostatOptions, SamplingOptions
 from caravan_engine.runtime.engine_loop import EngineLoop
 from caravan_engine.runtime.output_stream import LoopNotifier
+from caravan_engine.runtime.page_mover import PagedMemory
+from caravan_engine.storage.checksums import checksum
 
 EVERY_KIND = (
     SamplingOptions(top_k=40, top_p=0.9, repeat_penalty=1.1, logit_bias={65: 1.0}),
@@ -50,6 +53,7 @@ async def engine(backend):
     engine = EngineLoop(
         backend,
         limits,
+        PagedMemory(make_kv_manager(KvOptions(num_seats=2, num_cells=backend.num_cells)), checksum),
         notify=LoopNotifier(asyncio.get_running_loop()),
         on_fatal=lambda error: pytest.fail(str(error)),
     )

@@ -4,21 +4,25 @@ import ctypes
 import os
 from collections.abc import Mapping, Sequence
 
+import llama_cpp
 import llama_cpp.llama_cpp as lib
 import numpy as np
 import numpy.typing as npt
 
 from caravan_engine.backends.batch_arrays import BatchArrays
 from caravan_engine.backends.kv_state import parse_kv_state
-from caravan_engine.backends.llama_cpp.facts import read_facts
+from caravan_engine.backends.llama_cpp.facts import can_cut, read_facts
 from caravan_engine.backends.llama_cpp.loading import LoadLog, Progress, create_context, load_model
 from caravan_engine.backends.llama_cpp.sampler_chains import SamplerChains
 from caravan_engine.backends.llama_cpp.settings import LlamaCppSettings
 from caravan_engine.backends.llama_cpp.vocabulary import LlamaCppVocabulary
 from caravan_engine.domain.model_facts import ModelFacts
+from caravan_engine.domain.page_image import PageImage
 from caravan_engine.domain.ports import BackendFailureError, CandidateFilter
 from caravan_engine.domain.sampling import SamplingOptions
-from caravan_engine.domain.step import SharedPrefix, StepPlan
+from caravan_engine.domain.step import StepPlan
+
+_ALL = -1
 
 
 class LlamaCppBackend:
@@ -35,10 +39,12 @@ class LlamaCppBackend:
     def __init__(self, settings: LlamaCppSettings, on_progress: Progress | None = None) -> None:
         os.environ["GGML_NO_BACKTRACE"] = "1"  # a debugger must not open in a dying worker
         self._settings = settings
+        self._scratch = settings.num_sequences - 1
         with LoadLog() as log:
             lib.llama_backend_init()
             self.model = load_model(settings, on_progress, log)
             self._context = create_context(settings, self.model, log)
+        self.can_cut = settings.can_cut and can_cut(self.model)
         self.memory = lib.llama_get_memory(self._context)
         self.vocabulary = LlamaCppVocabulary(self.model)
         self._arrays = BatchArrays(settings.batch_tokens)
@@ -52,19 +58,52 @@ class LlamaCppBackend:
         """What the model says of itself."""
         return read_facts(self.model, self._context, self.vocabulary)
 
+    @property
+    def layout(self) -> bytes:
+        """What the bytes of an exported page depend on, beside the model and the types."""
+        return f"llama-cpp-python {llama_cpp.__version__}; cut {self.can_cut}".encode()
+
+    @property
+    def has_device_memory(self) -> bool:
+        """Whether cells lie in the memory of a device, where idle ones cost no time."""
+        return self._settings.gpu_layers != 0 and lib.llama_supports_gpu_offload()
+
     def candidate_filter(self, options: SamplingOptions) -> CandidateFilter | None:
         """See `domain.ports.Backend`."""
         return None if options.is_greedy else self._chains.get(options)
 
-    def release(self, seq_ids: Sequence[int]) -> None:
+    def release(self, seq_id: int, start: int = 0, end: int | None = None) -> None:
         """See `domain.ports.Backend`."""
-        for seq_id in seq_ids:
-            lib.llama_memory_seq_rm(self.memory, seq_id, -1, -1)
+        lib.llama_memory_seq_rm(self.memory, seq_id, start, _ALL if end is None else end)
 
-    def share(self, prefixes: Sequence[SharedPrefix]) -> None:
+    def share(self, source: int, target: int, start: int, end: int) -> None:
         """See `domain.ports.Backend`."""
-        for each in prefixes:
-            lib.llama_memory_seq_cp(self.memory, each.source, each.target, 0, each.length)
+        lib.llama_memory_seq_cp(self.memory, source, target, start, end)
+
+    def export_page(self, seq_id: int, start: int, end: int) -> memoryview:
+        """See `domain.ports.Backend`.
+
+        llama.cpp only copies whole sequences: the range is lent to another one for that.
+        """
+        if not self.can_cut:
+            return self._export(seq_id).data
+        self.share(seq_id, self._scratch, start, end)
+        try:
+            return self._export(self._scratch).data
+        finally:
+            self.release(self._scratch)
+
+    def import_page(self, image: PageImage, seq_id: int, start: int, end: int) -> bool:
+        """See `domain.ports.Backend`."""
+        target = self._scratch if self.can_cut else seq_id
+        data = np.frombuffer(image.data, np.uint8)
+        pointer = data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        if lib.llama_state_seq_set_data(self._context, pointer, data.size, target) == 0:
+            return False
+        if target != seq_id:
+            self.share(target, seq_id, start, end)
+            self.release(target)
+        return True
 
     def decode(self, plan: StepPlan) -> npt.NDArray[np.float32]:
         """See `domain.ports.Backend`."""
@@ -89,17 +128,18 @@ class LlamaCppBackend:
 
     def export_state(self, seq_id: int) -> bytes:
         """Returns a copy of a sequence's memory; `kv_state` reads it."""
-        size = lib.llama_state_seq_get_size(self._context, seq_id)
-        data = (ctypes.c_uint8 * size)()
-        written = lib.llama_state_seq_get_data(self._context, data, size, seq_id)
-        return bytes(data[:written])
+        return self._export(seq_id).tobytes()
 
-    def check_integrity(self, lengths: Mapping[int, int]) -> list[str]:
+    def cell_order(self, seq_id: int) -> tuple[int, ...]:
+        """Returns the positions of a sequence in the order of their cells."""
+        return parse_kv_state(self.export_state(seq_id)).positions
+
+    def check_integrity(self, positions: Mapping[int, Sequence[int]]) -> list[str]:
         """See `domain.ports.IntegrityChecker`."""
         return [
             f"sequence {seq_id}: {fault}"
-            for seq_id in range(self._settings.num_seats)
-            for fault in self._faults(seq_id, lengths.get(seq_id, 0))
+            for seq_id in range(self._settings.num_sequences)
+            for fault in self._faults(seq_id, positions.get(seq_id, ()))
         ]
 
     def close(self) -> None:
@@ -107,11 +147,18 @@ class LlamaCppBackend:
         lib.llama_free(self._context)
         lib.llama_model_free(self.model)
 
-    def _faults(self, seq_id: int, length: int) -> list[str]:
+    def _export(self, seq_id: int) -> npt.NDArray[np.uint8]:
+        size = lib.llama_state_seq_get_size(self._context, seq_id)
+        data = np.empty(size, np.uint8)
+        pointer = data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        written = lib.llama_state_seq_get_data(self._context, pointer, size, seq_id)
+        return data[:written]
+
+    def _faults(self, seq_id: int, positions: Sequence[int]) -> list[str]:
         is_empty = lib.llama_memory_seq_pos_max(self.memory, seq_id) < 0
-        if is_empty and length == 0:
+        if is_empty and not positions:
             return []
-        return list(parse_kv_state(self.export_state(seq_id)).faults(length))
+        return list(parse_kv_state(self.export_state(seq_id)).faults(positions))
 
 
 def _native_batch(arrays: BatchArrays) -> "lib.llama_batch":

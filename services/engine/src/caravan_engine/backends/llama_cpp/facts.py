@@ -41,6 +41,15 @@ def read_facts(model: int, context: int, vocabulary: LlamaCppVocabulary) -> Mode
     )
 
 
+def can_cut(model: int) -> bool:
+    """Returns whether what a sequence has in memory can be divided at a position.
+
+    Not the state of recurrent layers; and of a sliding window older positions are gone.
+    """
+    is_recurrent = lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model)
+    return not is_recurrent and lib.llama_model_n_swa(model) == 0
+
+
 def _text(read: Callable[..., int], *arguments: object) -> str:
     """Calls a function that fills a buffer and returns how long the text is."""
     capacity = 256

@@ -54,9 +54,11 @@ def create_context(settings: LlamaCppSettings, model: int, log: "LoadLog") -> in
     params.n_ctx = settings.num_cells
     params.n_batch = settings.batch_tokens
     params.n_ubatch = settings.ubatch_tokens
-    params.n_seq_max = settings.num_seats
-    # A step samples once per seat at most, or embeds so many tokens.
-    params.n_outputs_max = max(settings.num_seats, min(MAX_EMBEDDED_TOKENS, settings.batch_tokens))
+    params.n_seq_max = settings.num_sequences
+    # llama.cpp keeps room for an output of each sequence id; a step that embeds has more.
+    params.n_outputs_max = max(
+        settings.num_sequences, min(MAX_EMBEDDED_TOKENS, settings.batch_tokens)
+    )
     if any(key.endswith(".pooling_type") for key in read_metadata(model)):
         params.pooling_type = lib.LLAMA_POOLING_TYPE_NONE  # we pool: theirs forgets earlier chunks
     params.n_threads = num_threads

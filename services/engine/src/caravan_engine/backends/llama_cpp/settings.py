@@ -21,7 +21,9 @@ class LlamaCppSettings:
 
     model_path: Path
     num_cells: int  # n_ctx: KV positions for all sequences together
-    num_seats: int  # n_seq_max, at most 256
+    num_seats: int  # sequences that compute
+    num_shelf_ids: int = 0  # sequence ids that only keep pages; one more is used for moving pages
+    can_cut: bool = True  # whether a sequence's memory can be divided at a position
     batch_tokens: int = 2048  # n_batch: most tokens of a step
     ubatch_tokens: int = 512  # n_ubatch: most tokens computed at once
     num_threads: int | None = None  # None: one per core that this process may use
@@ -31,3 +33,8 @@ class LlamaCppSettings:
     gpu_layers: int = -1  # all, where there is a GPU
     use_mmap: bool = True
     repack_weights: bool = True  # faster prompts for a private copy of the weights
+
+    @property
+    def num_sequences(self) -> int:
+        """All sequence ids (n_seq_max); llama.cpp allows 256."""
+        return self.num_seats + self.num_shelf_ids + 1
