@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup gen gen-check stubs fmt lint types arch test run stop restart status logs lock \
         lock-check verify clean
-.PHONY: bench bench-peer
+.PHONY: bench bench-peer soak
 .PHONY: compose-up compose-down compose-test
 
 BIN := .venv/bin
@@ -63,6 +63,10 @@ arch: setup ## import-linter: which code may import which
 
 test: setup ## all tests (ARGS='-k name' for some)
 	$(BIN)/python -m pytest $(ARGS)
+
+soak: setup ## random deaths under load for a quarter of an hour (CARAVAN_SOAK_DEATHS=200)
+	CARAVAN_SOAK_DEATHS=$${CARAVAN_SOAK_DEATHS:-200} $(BIN)/python -m pytest tests/e2e/test_deaths.py \
+	    --override-ini faulthandler_timeout=0 $(ARGS)
 
 bench-peer: setup ## build llama-server of the same llama.cpp into build/peer, once
 	@$(BIN)/python tests/bench/peer.py
