@@ -2,7 +2,7 @@
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from caravan_engine.domain.errors import DeadlineUnreachableError
@@ -11,6 +11,7 @@ from caravan_engine.domain.fairness import INPUT_TOKEN_COST, OUTPUT_TOKEN_COST, 
 from caravan_engine.domain.forecast import Forecast, Work, forecast
 from caravan_engine.domain.rates import Smoothed, StepRates
 from caravan_engine.domain.request import ClientKey, GenerationRequest, QueuedRequest
+from caravan_engine.domain.seen_prefixes import SeenPrefixes
 from caravan_engine.domain.sequence import Sequence, SequenceGroup
 from caravan_engine.domain.step import StepPlan
 
@@ -42,16 +43,15 @@ class DeadlineGuard:
     higher priority all are ahead, of the same priority those whom fairness will let pass, of lower
     ones and of later ones nobody. Ageing, parked requests, and time for which readers pause or
     cells lack don't count. How much output to expect follows from the share of their bound that
-    requests used so far, so one that would end much sooner than usual may be refused.
+    requests used so far, so one that would end much sooner than usual may be refused. Input that
+    any request of the tenant began with lately is taken to be in memory (`SeenPrefixes`), and the
+    rest to be computed in the share that proved necessary.
 
     Args:
         rates: What was measured.
         num_seats: Sequences that decode together.
         is_active: Whether it refuses anything.
         weights: Shares of capacity.
-        cached_tokens: How many tokens of a request needn't be computed, as far as any thread can
-            know. What it doesn't know is made up for by the share of their input that earlier
-            requests had computed.
     """
 
     def __init__(
@@ -61,13 +61,12 @@ class DeadlineGuard:
         num_seats: int,
         is_active: bool = True,
         weights: ClientWeights | None = None,
-        cached_tokens: Callable[[QueuedRequest], int] = lambda _request: 0,
     ) -> None:
         self._rates = rates
         self._num_seats = num_seats
         self._is_active = is_active
         self._weights = weights or ClientWeights()
-        self._cached_tokens = cached_tokens
+        self._seen = SeenPrefixes()
         self._lock = threading.Lock()
         self._waiting: dict[SequenceGroup, _Waiting] = {}
         self._running: tuple[Work, ...] = ()  # replaced as a whole
@@ -112,6 +111,8 @@ class DeadlineGuard:
     def entered(self, group: SequenceGroup) -> None:
         """A request waits from now on."""
         entry = self._entry(group)
+        if isinstance(group.request, GenerationRequest):
+            self._seen.add(group.request.client.tenant, group.request.prompt)
         with self._lock:
             self._waiting[group] = entry
 
@@ -140,6 +141,8 @@ class DeadlineGuard:
         request = group.request
         if outcome not in _FINISHED or not isinstance(request, GenerationRequest):
             return
+        for each in group.sequences:
+            self._seen.add(request.client.tenant, each.tokens)
         if not request.ignore_eos:
             bound = sum(each.max_tokens - len(request.prompt) for each in group.sequences)
             self._output_share.add(group.num_output_tokens / bound)
@@ -166,7 +169,7 @@ class DeadlineGuard:
         request = group.request
         works = [self._work(each) for each in group.live]
         if works:  # what its choices have in common is computed once, in the name of the first
-            cached = self._cached_tokens(request)
+            cached = self._num_cached(request)
             shared = (len(works) - 1) * group.num_shared
             num_input = sum(each.input_tokens for each in works) - cached - shared
             works = [Work(0, each.output_tokens) for each in works]
@@ -177,6 +180,12 @@ class DeadlineGuard:
         )
         weight = self._weights.of(request.client)
         return _Waiting(request.priority, request.client, tuple(works), cost / weight)
+
+    def _num_cached(self, request: QueuedRequest) -> int:
+        """Returns how many tokens needn't be computed, if all that was computed is still there."""
+        if not isinstance(request, GenerationRequest):
+            return 0
+        return self._seen.num_seen(request.client.tenant, request.prompt)
 
     def _work(self, sequence: Sequence) -> Work:
         request = sequence.request

@@ -1,3 +1,5 @@
+from itertools import count
+
 import pytest
 
 from caravan_engine.domain.deadline_guard import DeadlineGuard
@@ -13,6 +15,7 @@ from caravan_engine.domain.step import Chunk, StepPlan
 
 TOKEN_S, STEP_S = 0.01, 0.1
 SAMPLER = object()
+NUMBERS = count(1)
 DECODE = StepPlan(chunks=(Chunk(0, 9, (1,), SAMPLER),))
 PREFILL = StepPlan(chunks=(Chunk(0, 0, (1,) * 100, None),))
 
@@ -39,11 +42,12 @@ def group(
     priority=10,
     deadline=None,
     ignore_eos=True,
+    prompt=None,
     **more,
 ):
     request = GenerationRequest(
         request_id="r",
-        prompt=(1,) * num_input,
+        prompt=prompt or (next(NUMBERS),) * num_input,
         sampling=SamplingOptions(temperature=0),
         seed=0,
         max_output_tokens=max_output,
@@ -160,9 +164,19 @@ def test_choices_compute_what_they_share_once():
     assert shared == pytest.approx(1.02 + 10 * STEP_S)
 
 
-def test_what_is_cached_needs_no_computing():
-    guard = make_guard(cached_tokens=lambda request: len(request.prompt) - 10)
-    assert guard.forecast(group(500)).prefill_s == pytest.approx(0.1)
+def test_input_that_was_seen_needs_no_computing():
+    guard = make_guard()
+    prefix = tuple(range(1000, 1128))
+    guard.entered(group(128, prompt=prefix))
+    assert guard.forecast(group(228, prompt=prefix + (7,) * 100)).prefill_s == pytest.approx(1.0)
+
+
+def test_the_next_turn_of_a_conversation_computes_what_is_new():
+    guard = make_guard()
+    begun = group(64)
+    run_to_end(guard, begun, 64)
+    turn = (*begun.sequences[0].tokens, *(9,) * 30)
+    assert guard.forecast(group(len(turn), prompt=turn)).prefill_s == pytest.approx(0.3)
 
 
 def test_what_earlier_requests_found_cached_is_expected_of_later_ones():
