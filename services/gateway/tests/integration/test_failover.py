@@ -376,6 +376,22 @@ def _computes(worker, text):
     return any(run.request.text == text for run in worker.runs)
 
 
+async def test_a_worker_that_stays_unreachable_for_a_while_poisons_nothing(
+    start_gateway, client_of, fleet
+):
+    client = client_of(await start_gateway(failover={"breaker_s": 0.02}))
+    call, events = await begun(client)
+    wire = fleet.wires["w1"]
+    await wire.cut()  # the network fails: nobody says that the worker is gone
+    reading = asyncio.ensure_future(rest_of(call))
+    await asyncio.sleep(1)
+    assert not reading.done()
+
+    await wire.start()
+
+    check_whole(events + await reading, 60)
+
+
 async def test_new_calls_avoid_a_worker_whose_stream_broke(start_gateway, client_of, fleet):
     gateway = await start_gateway(failover={"breaker_s": 20})
     client = client_of(gateway)

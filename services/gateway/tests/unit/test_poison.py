@@ -41,6 +41,16 @@ def test_deaths_further_apart_are_no_coincidence(bus):
         assert passenger.verdict is Verdict.CLEAR
 
 
+def test_a_worker_that_cannot_be_reached_again_and_again_died_once(bus):
+    passenger = Passenger()
+    for now_s in range(10):
+        bus.watch.board(passenger, "w", is_computed=False)
+        bus.watch.died("w", float(now_s))
+        bus.watch.leave(passenger, "w")
+        assert passenger.verdict is Verdict.CLEAR
+    assert len(passenger.deaths) == 1
+
+
 def test_a_death_counts_once_for_each_who_was_aboard(bus):
     passengers = [Passenger() for _ in range(5)]
     bus.death(100.0, *passengers)

@@ -27,6 +27,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class _Death:
+    worker_id: str
     at_s: float
     was_computed: bool  # whether the worker had said that it computes the call
 
@@ -95,11 +96,16 @@ class PoisonWatch:
         if self._rules.window_s <= 0:
             return
         since_s = now_s - self._rules.window_s
+        affected: list[Passenger] = []
         for passenger, is_computed in aboard.items():
-            recent = [death for death in passenger.deaths if death.at_s >= since_s]
-            passenger.deaths = [*recent, _Death(now_s, is_computed or passenger.is_on_trial)]
             passenger.verdict = Verdict.CLEAR
-        self._judge(self._suspects(aboard))
+            recent = [death for death in passenger.deaths if death.at_s >= since_s]
+            if all(death.worker_id != worker_id for death in recent):  # one is tried again
+                is_to_blame = is_computed or passenger.is_on_trial
+                recent.append(_Death(worker_id, now_s, is_to_blame))
+                affected.append(passenger)
+            passenger.deaths = recent
+        self._judge(self._suspects(affected))
 
     def _suspects(self, aboard: Collection[Passenger]) -> Sequence[Passenger]:
         num_deaths = self._rules.num_deaths
