@@ -81,7 +81,8 @@ class InferenceServiceServicer:
 
     def StreamGenerate(self, request, context):
         """StreamGenerate answers in events as tokens are generated: one `started`, any number of `delta`,
-        one `finished` per choice, one terminal `completed`; or an error status in place of the rest.
+        one `finished` per choice, one terminal `completed`; or an error status in place of the rest. A
+        worker that dies meanwhile costs a pause: the events go on where they were.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,7 +42,8 @@ class InferenceServiceStub:
     """Generate answers when the whole text is there."""
     StreamGenerate: _grpc.UnaryStreamMultiCallable[_generation_pb2.GenerateRequest, _generation_pb2.GenerateEvent]
     """StreamGenerate answers in events as tokens are generated: one `started`, any number of `delta`,
-    one `finished` per choice, one terminal `completed`; or an error status in place of the rest.
+    one `finished` per choice, one terminal `completed`; or an error status in place of the rest. A
+    worker that dies meanwhile costs a pause: the events go on where they were.
     """
     Embed: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.EmbedRequest, _embedding_pb2.EmbedResponse]
     """Embed turns texts into vectors of length 1."""
@@ -63,7 +64,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Generate answers when the whole text is there."""
     StreamGenerate: _aio.UnaryStreamMultiCallable[_generation_pb2.GenerateRequest, _generation_pb2.GenerateEvent]  # type: ignore[assignment]
     """StreamGenerate answers in events as tokens are generated: one `started`, any number of `delta`,
-    one `finished` per choice, one terminal `completed`; or an error status in place of the rest.
+    one `finished` per choice, one terminal `completed`; or an error status in place of the rest. A
+    worker that dies meanwhile costs a pause: the events go on where they were.
     """
     Embed: _aio.UnaryUnaryMultiCallable[_embedding_pb2.EmbedRequest, _embedding_pb2.EmbedResponse]  # type: ignore[assignment]
     """Embed turns texts into vectors of length 1."""
@@ -93,7 +95,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_generation_pb2.GenerateEvent], _abc.AsyncIterator[_generation_pb2.GenerateEvent]]:
         """StreamGenerate answers in events as tokens are generated: one `started`, any number of `delta`,
-        one `finished` per choice, one terminal `completed`; or an error status in place of the rest.
+        one `finished` per choice, one terminal `completed`; or an error status in place of the rest. A
+        worker that dies meanwhile costs a pause: the events go on where they were.
         """
 
     @_abc_1.abstractmethod
