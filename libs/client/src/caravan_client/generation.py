@@ -136,6 +136,8 @@ class GenerateOptions(CallOptions, total=False):
     """How many texts to generate from the one input, 1 to 16; 1 when left out."""
     logprobs: int
     """Asks for log-probabilities, with so many of the best tokens at each place, 0 to 20."""
+    session_id: str
+    """Names the conversation, whose computation is then kept longer for the next turn."""
 
 
 @dataclass(frozen=True, slots=True)

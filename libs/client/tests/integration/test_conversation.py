@@ -52,6 +52,9 @@ def test_conversation_keeps_its_turns_and_an_interrupt_stops_only_the_answer(
     say(terminal, "/clear", "begun anew")
     say(terminal, "Fourth")
     assert sent(gateway) == ["Be short.", "Fourth"]
+    names = {request.session_id for _, request, *_ in gateway.calls}
+    assert len(names) == 1
+    assert names != {""}
 
     terminal.type("\x04")
     assert process.wait(PATIENCE_S) == 0

@@ -77,6 +77,12 @@ def test_choices_and_logprobs_are_asked_for_only_when_given():
     assert not request.HasField("logprobs")
 
 
+def test_session_is_named_only_when_given():
+    named = inference.chat_request("Hello", {"model": "m", "session_id": "s-1"})
+    assert named.session_id == "s-1"
+    assert not inference.chat_request("Hello", {"model": "m"}).HasField("session_id")
+
+
 def test_inputs_to_embed_are_texts_or_tokens():
     def inputs(value):
         operation = embeddings.embed(value, {"model": "m", "labels": {"team": "docs"}})

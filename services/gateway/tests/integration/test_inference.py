@@ -37,11 +37,15 @@ async def test_generate_collects_the_same_events(client):
 
 async def test_generate_puts_each_choice_together_by_its_index(client, worker):
     response = await client.generate(
-        "choices", choice_count=2, logprobs=generation_pb.LogprobOptions(top_count=1)
+        "choices",
+        choice_count=2,
+        logprobs=generation_pb.LogprobOptions(top_count=1),
+        session_id="s-1",
     )
 
     assert worker.runs[0].request.choice_count == 2
     assert worker.runs[0].request.logprobs.top_count == 1
+    assert worker.runs[0].request.session_id == "s-1"
     assert [choice.index for choice in response.choices] == [0, 1]
     assert [choice.text for choice in response.choices] == ["000", "11"]
     assert [list(choice.token_ids) for choice in response.choices] == [[1, 3, 4], [0, 2]]

@@ -39,6 +39,7 @@ async def test_all_faults_are_named_at_once_with_their_paths(client, worker):
             labels={"": "x"},
             choice_count=17,
             logprobs=generation_pb.LogprobOptions(top_count=21),
+            session_id="",
         )
     )
 
@@ -64,6 +65,7 @@ async def test_all_faults_are_named_at_once_with_their_paths(client, worker):
         "max_output_tokens",
         "choice_count",
         "logprobs.top_count",
+        "session_id",
         "priority",
         "labels",
     ]
@@ -124,6 +126,7 @@ async def test_everything_at_its_bound_is_taken(client, worker):
         labels={"k" * 63: "v" * 255},
         choice_count=16,
         logprobs=generation_pb.LogprobOptions(top_count=20),
+        session_id="s" * 128,
     )
 
     (run,) = worker.runs

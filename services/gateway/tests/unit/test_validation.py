@@ -222,9 +222,10 @@ def test_counts_have_their_bounds(make_spec):
     [
         ("choice_count", (1, 16), (0, 17), "choice_count"),
         ("logprob_top_count", (0, 20), (21,), "logprobs.top_count"),
+        ("session_id_size", (1, 128), (0, 129), "session_id"),
     ],
 )
-def test_choices_and_logprobs_have_their_bounds(make_spec, name, good, bad, path):
+def test_choices_logprobs_and_sessions_have_their_bounds(make_spec, name, good, bad, path):
     for value in good:
         validate(make_spec(**{name: value}))
     for value in bad:

@@ -1,5 +1,6 @@
 """`caravan chat` and `caravan generate`."""
 
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -145,6 +146,7 @@ def _converse(
     from caravan_client.cli.conversation import Conversation
     from caravan_client.cli.line_editor import open_editor
 
+    options.setdefault("session_id", f"chat-{uuid.uuid4().hex}")
     conversation = Conversation(session, options, flags.system, stats=stats)
     kept = ChatHistory(history_path()) if flags.history else None
     conversation.run(open_editor(kept, conversation.complete))

@@ -183,6 +183,14 @@ class GenerationFlags:
             rich_help_panel=_GENERATION,
         ),
     ] = None
+    session: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="Name the conversation, to keep its computation longer for the next turn.",
+            rich_help_panel=_GENERATION,
+        ),
+    ] = None
     label: Annotated[
         list[str] | None,
         typer.Option(
@@ -291,21 +299,27 @@ def generate_options(
         options["max_output_tokens"] = flags.max_output_tokens
     if flags.stop:
         options["stop"] = flags.stop
-    if flags.seed is not None:
-        options["seed"] = flags.seed
     if flags.ignore_eos:
         options["ignore_eos"] = True
+    _add_numbers(options, flags)
+    if flags.session is not None:
+        options["session_id"] = flags.session
+    if flags.label:
+        options["labels"] = dict(_pair(entry, "--label") for entry in flags.label)
+    if flags.request_id is not None:
+        options["request_id"] = flags.request_id
+    return options
+
+
+def _add_numbers(options: GenerateOptions, flags: GenerationFlags) -> None:
+    if flags.seed is not None:
+        options["seed"] = flags.seed
     if flags.priority is not None:
         options["priority"] = flags.priority
     if flags.choices is not None:
         options["num_choices"] = flags.choices
     if flags.logprobs is not None:
         options["logprobs"] = flags.logprobs
-    if flags.label:
-        options["labels"] = dict(_pair(entry, "--label") for entry in flags.label)
-    if flags.request_id is not None:
-        options["request_id"] = flags.request_id
-    return options
 
 
 def _pair(text: str, option: str) -> tuple[str, str]:

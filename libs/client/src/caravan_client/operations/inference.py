@@ -115,6 +115,7 @@ def _request(options: GenerateOptions) -> generation_pb.GenerateRequest:
         priority=options.get("priority"),
         labels=options.get("labels"),
         choice_count=options.get("num_choices"),
+        session_id=options.get("session_id"),
     )
     if (top_count := options.get("logprobs")) is not None:
         request.logprobs.SetInParent()

@@ -303,7 +303,8 @@ class KvManager:
         if self.store is None or sequence.num_failures or isinstance(sequence.work, Pooler):
             return []
         tokens = tuple(sequence.tokens[: sequence.num_computed])
-        return self.store.file(Filing(place.seat, place.root, tokens), now)
+        filing = Filing(place.seat, place.root, tokens, sequence.request.is_of_session)
+        return self.store.file(filing, now)
 
     def _pin(self, sequence: Sequence, nodes: list[PageNode]) -> None:
         for node in nodes:

@@ -45,6 +45,7 @@ class QueuedRequest:
     priority: int = DEFAULT_PRIORITY  # more is sooner
     deadline: float | None = None  # a moment of the engine's monotonic clock
     client: ClientKey = ClientKey()
+    is_of_session: bool = False  # a turn of a conversation that is likely to go on
 
     def __post_init__(self) -> None:
         if not self.prompt:

@@ -220,6 +220,7 @@ def generation_of(
         priority=_priority_of(run),
         deadline=deadline,
         continuation=_continuation_of(run),
+        is_of_session=request.HasField("session_id"),
         client=_client_of(run),
     )
 

@@ -136,6 +136,11 @@ def test_there_is_one_choice_unless_asked_for_more():
     assert generation(pb.GenerateRequest(choice_count=3)).choice_count == 3
 
 
+def test_a_request_that_names_a_session_is_of_a_conversation():
+    assert generation(pb.GenerateRequest(session_id="s-1")).is_of_session
+    assert not generation().is_of_session
+
+
 def test_zero_output_tokens_are_refused():
     with pytest.raises(InvalidFieldError, match="max_output_tokens"):
         generation(pb.GenerateRequest(max_output_tokens=0))

@@ -54,7 +54,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationSpec(InferenceSpec):
-    """One request. `stop_sizes` are in bytes, in order.
+    """One request. `stop_sizes` and `session_id_size` are in bytes.
 
     `logprob_top_count` is None where no log-probabilities are wanted.
     """
@@ -66,6 +66,7 @@ class GenerationSpec(InferenceSpec):
     seed: int | None = None
     choice_count: int | None = None
     logprob_top_count: int | None = None
+    session_id_size: int | None = None
 
 
 def choice_count_of(spec: InferenceSpec) -> int:

@@ -30,6 +30,7 @@ MAX_CHOICE_COUNT = 16
 MAX_LOGPROB_TOP_COUNT = 20
 MAX_EMBED_INPUTS = 256
 MAX_DETOKENIZE_IDS = 1024 * 1024
+MAX_SESSION_ID_BYTES = 128
 MAX_PRIORITY = 100
 MAX_LABEL_COUNT = 16
 MAX_LABEL_KEY_BYTES = 63
@@ -107,6 +108,8 @@ def _generation_faults(spec: GenerationSpec) -> Violations:
         yield FieldViolation("choice_count", f"must be 1 to {MAX_CHOICE_COUNT}")
     if spec.logprob_top_count is not None and spec.logprob_top_count > MAX_LOGPROB_TOP_COUNT:
         yield FieldViolation("logprobs.top_count", f"must be 0 to {MAX_LOGPROB_TOP_COUNT}")
+    if spec.session_id_size is not None and not 1 <= spec.session_id_size <= MAX_SESSION_ID_BYTES:
+        yield FieldViolation("session_id", f"must have 1 to {MAX_SESSION_ID_BYTES} bytes")
 
 
 def _chat_faults(given: Input | None) -> Violations:

@@ -60,6 +60,9 @@ def _generation_from(request: generation_pb.GenerateRequest) -> GenerationSpec:
         labels=dict(request.labels),
         choice_count=request.choice_count if request.HasField("choice_count") else None,
         logprob_top_count=request.logprobs.top_count if request.HasField("logprobs") else None,
+        session_id_size=(
+            len(request.session_id.encode()) if request.HasField("session_id") else None
+        ),
     )
 
 

@@ -122,6 +122,7 @@ class GenerateRequest(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     CHOICE_COUNT_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name or alias of a model, see `caravan.model.v1.ModelService/ListModels`."""
     text: _builtins.str
@@ -139,6 +140,12 @@ class GenerateRequest(_message.Message):
     choice_count: _builtins.int
     """How many texts to generate from the one input, 1 to 16; 1 when unset. They share its
     computation.
+    """
+    session_id: _builtins.str
+    """Names the conversation that this is a turn of: what was computed of it stays in memory longer than
+    other texts, so that the next turn need not compute it again. The name is free, tells nothing of
+    what is found, and is of no meaning to other tenants. 1 to 128 bytes.
+    15 to 20 are kept for: constraint (json_schema, regex, grammar, choice), tools.
     """
     @_builtins.property
     def token_ids(self) -> Global___TokenIds:
@@ -164,9 +171,7 @@ class GenerateRequest(_message.Message):
 
     @_builtins.property
     def logprobs(self) -> Global___LogprobOptions:
-        """Log-probabilities of the generated tokens; none when unset.
-        14 to 20 are kept for: session_id, constraint (json_schema, regex, grammar, choice), tools.
-        """
+        """Log-probabilities of the generated tokens; none when unset."""
 
     def __init__(
         self,
@@ -184,10 +189,11 @@ class GenerateRequest(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         choice_count: _builtins.int | None = ...,
         logprobs: Global___LogprobOptions | None = ...,
+        session_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_choice_count", b"_choice_count", "_logprobs", b"_logprobs", "_max_output_tokens", b"_max_output_tokens", "_priority", b"_priority", "_seed", b"_seed", "chat", b"chat", "choice_count", b"choice_count", "input", b"input", "logprobs", b"logprobs", "max_output_tokens", b"max_output_tokens", "priority", b"priority", "sampling", b"sampling", "seed", b"seed", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_choice_count", b"_choice_count", "_logprobs", b"_logprobs", "_max_output_tokens", b"_max_output_tokens", "_priority", b"_priority", "_seed", b"_seed", "_session_id", b"_session_id", "chat", b"chat", "choice_count", b"choice_count", "input", b"input", "logprobs", b"logprobs", "max_output_tokens", b"max_output_tokens", "priority", b"priority", "sampling", b"sampling", "seed", b"seed", "session_id", b"session_id", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_choice_count", b"_choice_count", "_logprobs", b"_logprobs", "_max_output_tokens", b"_max_output_tokens", "_priority", b"_priority", "_seed", b"_seed", "chat", b"chat", "choice_count", b"choice_count", "ignore_eos", b"ignore_eos", "input", b"input", "labels", b"labels", "logprobs", b"logprobs", "max_output_tokens", b"max_output_tokens", "model", b"model", "priority", b"priority", "sampling", b"sampling", "seed", b"seed", "stop", b"stop", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_choice_count", b"_choice_count", "_logprobs", b"_logprobs", "_max_output_tokens", b"_max_output_tokens", "_priority", b"_priority", "_seed", b"_seed", "_session_id", b"_session_id", "chat", b"chat", "choice_count", b"choice_count", "ignore_eos", b"ignore_eos", "input", b"input", "labels", b"labels", "logprobs", b"logprobs", "max_output_tokens", b"max_output_tokens", "model", b"model", "priority", b"priority", "sampling", b"sampling", "seed", b"seed", "session_id", b"session_id", "stop", b"stop", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__choice_count: _TypeAlias = _typing.Literal["choice_count"]  # noqa: Y015
     _WhichOneofArgType__choice_count: _TypeAlias = _typing.Literal["_choice_count", b"_choice_count"]  # noqa: Y015
@@ -199,6 +205,8 @@ class GenerateRequest(_message.Message):
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    _WhichOneofReturnType__session_id: _TypeAlias = _typing.Literal["session_id"]  # noqa: Y015
+    _WhichOneofArgType__session_id: _TypeAlias = _typing.Literal["_session_id", b"_session_id"]  # noqa: Y015
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["text", "token_ids", "chat"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     @_typing.overload
@@ -211,6 +219,8 @@ class GenerateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__session_id) -> _WhichOneofReturnType__session_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
