@@ -33,6 +33,7 @@ class _Place:
     leader: Sequence | None = None  # computes what this one will share
     num_common: int = 0  # how much of it
     awaited: list[PageNode] = field(default_factory=list)  # being read from disk
+    has_waited: bool = False  # for the disk: what isn't in memory then is computed
     is_ready: bool = False
 
 
@@ -89,6 +90,8 @@ class KvManager:
             place.is_ready = isinstance(sequence.work, Pooler)
             return place.is_ready
         place.is_ready = self._begin(sequence, place)
+        if place.is_ready:
+            self._unpin(sequence)
         return place.is_ready
 
     def leave(self, sequence: Sequence, now: float) -> None:
@@ -111,6 +114,7 @@ class KvManager:
         """Forgets what a sequence has in the cells, whose state is unknown."""
         place = self._places[sequence]
         place.is_ready, place.leader, place.awaited = False, None, []
+        place.has_waited = False
         self._work.release(place.seat)
         sequence.num_computed = 0
 
@@ -163,7 +167,9 @@ class KvManager:
         self._prefetched.add(sequence)
         if not isinstance(sequence.work, Pooler):
             matches = self._matches(sequence, self._root_of(sequence))
-            self.store.read(self.store.wanted_from_disk(matches), _PREFETCH_BASE - rank)
+            if wanted := self.store.wanted_from_disk(matches):
+                self._pin(sequence, [match.node for match in matches])
+                self.store.read(wanted, _PREFETCH_BASE - rank)
 
     # ── what it looks like ──
 
@@ -243,10 +249,11 @@ class KvManager:
         """Takes over stored pages; returns whether that is done, or has to wait for the disk."""
         matches = self._matches(sequence, place.root)
         matches = [match for match in matches if match.end > sequence.num_computed]
-        wanted = store.wanted_from_disk(matches)
+        wanted = [] if place.has_waited else store.wanted_from_disk(matches)
         if wanted:
+            self._pin(sequence, [match.node for match in matches])
             store.read(wanted, _PREFETCH_BASE)
-            place.awaited = wanted
+            place.awaited, place.has_waited = wanted, True
             return False
         for match in matches:
             if not self._restore_page(sequence, place, match):
@@ -307,6 +314,8 @@ class KvManager:
         return self.store.file(filing, now)
 
     def _pin(self, sequence: Sequence, nodes: list[PageNode]) -> None:
+        """Keeps pages in memory until the sequence has them, in place of those it had pinned."""
+        self._unpin(sequence)
         for node in nodes:
             node.num_pins += 1
         self._pinned[sequence] = nodes

@@ -90,8 +90,15 @@ class PageStore:
         return found
 
     def wanted_from_disk(self, matches: Iterable[Match]) -> list[PageNode]:
-        """Returns the pages that have to be read before they can be restored."""
-        return [m.node for m in matches if m.node.image is None and m.node.shelf is None]
+        """Returns the pages that have to be read first, of those that memory takes together."""
+        wanted, num_tokens = [], 0
+        for node in (match.node for match in matches if match.node.shelf is None):
+            num_tokens += len(node.tokens)
+            if not self.host.has_room_for(num_tokens):
+                break
+            if node.image is None:
+                wanted.append(node)
+        return wanted
 
     def read(self, nodes: Iterable[PageNode], priority: int) -> None:
         """Begins to read pages from disk; `hear` gets them."""

@@ -91,3 +91,25 @@ def test_of_conversations_the_oldest_goes(make_rig):
         complete(rig, text, is_of_session=True)
     assert complete(rig, texts[-1]) == 39
     assert complete(rig, texts[0]) == 0
+
+
+def test_what_memory_cannot_take_of_a_long_text_on_disk_is_computed(make_rig):
+    rig = make_rig(kv={"host_budget_bytes": 24 * 50}, disk=FakeDisk())
+    long = bytes(range(80))
+    complete(rig, long)
+    complete(rig, b"x" * 48)
+    found = complete(rig, long + b"!")
+    assert 0 < found <= 50
+
+
+@pytest.mark.parametrize("num_parkings", [1, 2])
+def test_pages_are_held_no_longer_than_a_parked_request_needs_them(make_rig, num_parkings):
+    rig = make_rig(num_seats=1)
+    low = rig.submit(TEXT, max_output=60, priority=1)
+    for number in range(num_parkings):
+        for _ in range(4):
+            rig.step()
+        complete(rig, bytes([200 + number] * 8), priority=50)
+    rig.run()
+    assert low.group.num_parkings == num_parkings
+    assert not any(node.num_pins for node in rig.kv.store.tree)
