@@ -57,17 +57,36 @@ class CellMap:
         Raises:
             ValueError: if they aren't there; the caller asks first.
         """
-        found = self._find_free(num)
         row = self._row(seq_id, start + num)
+        if num == 1 and not self._holders[self._lowest_free % self.num_cells]:
+            self._take_lowest(seq_id, row, start)
+            return
+        found = self._find_free(num)
         if np.any(row[start : start + num] != _NONE):
             raise ValueError(f"sequence {seq_id} has some of {num} positions from {start} already")
         row[start : start + num] = found
         self._holders[found] = 1
-        self._count(seq_id, found.astype(np.int32), 1)
         self.num_used += num
+        if seq_id < self._num_seats:
+            self._computing[found] = 1
+            self.num_computing += num
         if num:
             self._lowest_free = int(found[-1]) + 1
             self._highest = max(self.highest_used, self._lowest_free)
+
+    def _take_lowest(self, seq_id: int, row: npt.NDArray[np.int32], position: int) -> None:
+        """The step of a sequence that decodes, without the cost of arrays."""
+        if row[position] != _NONE:
+            raise ValueError(f"sequence {seq_id} has position {position} already")
+        cell = self._lowest_free
+        row[position] = cell
+        self._holders[cell] = 1
+        self.num_used += 1
+        if seq_id < self._num_seats:
+            self._computing[cell] = 1
+            self.num_computing += 1
+        self._lowest_free = cell + 1
+        self._highest = max(self.highest_used, cell + 1)
 
     def share(self, source: int, target: int, start: int, end: int) -> None:
         """Lets a sequence have the positions of another one too."""
