@@ -1,4 +1,4 @@
-"""The excerpts in the README are what stands in the programs."""
+"""The excerpts in the READMEs are what stands in the programs."""
 
 import re
 import textwrap
@@ -7,16 +7,21 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).resolve().parent
-EXCERPTS = re.findall(
-    r"^From `(\S+)`:\n```\w+\n(.*?)^```$",
-    (FOLDER / "README.md").read_text(),
-    re.MULTILINE | re.DOTALL,
+TOP = FOLDER.parent.parent
+EXCERPT = re.compile(r"^From `(\S+)`:\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+EXCERPTS = EXCERPT.findall((FOLDER / "README.md").read_text())
+TOP_EXCERPTS = EXCERPT.findall((TOP / "README.md").read_text())
+
+
+@pytest.mark.parametrize(
+    ("path", "excerpt"),
+    [
+        *((FOLDER / name, excerpt) for name, excerpt in EXCERPTS),
+        *((TOP / name, excerpt) for name, excerpt in TOP_EXCERPTS),
+    ],
 )
-
-
-@pytest.mark.parametrize(("name", "excerpt"), EXCERPTS)
-def test_excerpts_are_taken_from_the_programs(name, excerpt):
-    source = (FOLDER / name).read_text()
+def test_excerpts_are_taken_from_the_programs(path, excerpt):
+    source = path.read_text()
     first_line = re.escape(excerpt.partition("\n")[0])
     indents = re.findall(rf"^([ \t]*){first_line}$", source, re.MULTILINE)
     assert any(textwrap.indent(excerpt, indent) in source for indent in indents)
@@ -24,3 +29,4 @@ def test_excerpts_are_taken_from_the_programs(name, excerpt):
 
 def test_the_readme_shows_every_language():
     assert {name.partition("/")[0] for name, _ in EXCERPTS} == {"go", "node", "java"}
+    assert TOP_EXCERPTS
