@@ -5,23 +5,16 @@ over workers (telemetry's). It keeps no state: every scrape reads its source aga
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import reduce
-from itertools import accumulate
 from operator import add
 
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from caravan.engine.v1 import worker_stats_pb2 as stats_pb
+from caravan_obskit.kv_metrics import kv_families
+from caravan_obskit.metric_rows import Row, Rows, counter, gauge, histogram, ratio
 from caravan_obskit.worker_numbers import (
-    BOUNDS,
     Measure,
     Outcome,
     SystemNumbers,
@@ -95,28 +88,11 @@ class SystemCollector(Collector):
         return _system_families(SystemNumbers({}, {}, 0.0))
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One series in the making; a row without gauges has only counters."""
-
-    labels: Mapping[str, str]
-    counters: WorkerCounters
-    gauges: WorkerGauges | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """The rows of one kind of family; `names` are the labels that each row has."""
-
-    names: tuple[str, ...]
-    rows: Sequence[_Row]
-
-
 def _replica_families(workers: Sequence[WorkerNumbers]) -> Iterator[Metric]:
-    rows = _Rows(
+    rows = Rows(
         ("model", "replica"),
         [
-            _Row({"model": w.model, "replica": str(w.replica_index)}, w.counters, w.gauges)
+            Row({"model": w.model, "replica": str(w.replica_index)}, w.counters, w.gauges)
             for w in workers
         ],
     )
@@ -134,28 +110,28 @@ def _used_bytes(workers: Iterable[WorkerNumbers]) -> Mapping[str, int]:
 
 
 def _system_families(numbers: SystemNumbers) -> Iterator[Metric]:
-    by_model = _Rows(
+    by_model = Rows(
         ("model",),
-        [_Row({"model": name}, m.counters, m.gauges) for name, m in numbers.models.items()],
+        [Row({"model": name}, m.counters, m.gauges) for name, m in numbers.models.items()],
     )
     total = _total_of(by_model.rows)
-    yield from _llama_families(by_model=by_model, summed=_Rows((), [total]))
+    yield from _llama_families(by_model=by_model, summed=Rows((), [total]))
     yield _vram_family(numbers.device_bytes)
     yield from _vllm_families(_vllm_rows(by_model))
     yield from _llm_families(numbers, total.counters)
 
 
-def _total_of(rows: Iterable[_Row]) -> _Row:
+def _total_of(rows: Iterable[Row]) -> Row:
     counters = reduce(add, (row.counters for row in rows), WorkerCounters())
     gauges = reduce(add, (row.gauges for row in rows if row.gauges is not None), WorkerGauges())
-    return _Row({}, counters, gauges)
+    return Row({}, counters, gauges)
 
 
-def _vllm_rows(rows: _Rows) -> _Rows:
-    return _Rows(
+def _vllm_rows(rows: Rows) -> Rows:
+    return Rows(
         ("model_name", "engine"),
         [
-            _Row(
+            Row(
                 {
                     "model_name": row.labels["model"],
                     "engine": row.labels.get("replica", _SUMMED_ENGINE),
@@ -168,23 +144,23 @@ def _vllm_rows(rows: _Rows) -> _Rows:
     )
 
 
-def _llama_families(*, by_model: _Rows, summed: _Rows) -> Iterator[Metric]:
-    yield _counter("llama_tokens_generated_total", "Generated tokens.", by_model, _output_tokens)
-    yield _counter("llama_prompt_tokens_total", "Input tokens.", by_model, _input_tokens)
+def _llama_families(*, by_model: Rows, summed: Rows) -> Iterator[Metric]:
+    yield counter("llama_tokens_generated_total", "Generated tokens.", by_model, _output_tokens)
+    yield counter("llama_prompt_tokens_total", "Input tokens.", by_model, _input_tokens)
     yield _llama_requests(by_model)
-    yield _gauge(
+    yield gauge(
         "llama_tokens_per_second",
         "Generated tokens per second over the last ten seconds.",
         by_model,
         lambda gauges: gauges.output_tokens_per_second,
     )
-    yield _gauge(
+    yield gauge(
         "llama_requests_active",
         "Requests that were taken in and have not ended, queued ones included.",
         by_model,
         lambda gauges: gauges.active_count,
     )
-    yield _histogram(
+    yield histogram(
         "llama_request_latency_ms",
         "Milliseconds from a request's arrival at the worker to its end.",
         summed,
@@ -192,10 +168,11 @@ def _llama_families(*, by_model: _Rows, summed: _Rows) -> Iterator[Metric]:
     )
     yield _latency_average(summed)
     yield from _llama_placement(summed)
+    yield from kv_families(by_model=by_model, summed=summed)
     yield from _caravan_families(by_model)
 
 
-def _llama_requests(rows: _Rows) -> Metric:
+def _llama_requests(rows: Rows) -> Metric:
     family = CounterMetricFamily(
         "llama_requests_total", "Requests that ended, by status.", labels=(*rows.names, "status")
     )
@@ -206,7 +183,7 @@ def _llama_requests(rows: _Rows) -> Metric:
     return family
 
 
-def _latency_average(rows: _Rows) -> Metric:
+def _latency_average(rows: Rows) -> Metric:
     family = GaugeMetricFamily(
         "llama_request_latency_avg_ms",
         "Mean of llama_request_latency_ms since the start; 0 before the first request.",
@@ -214,19 +191,19 @@ def _latency_average(rows: _Rows) -> Metric:
     )
     for row in rows.rows:
         seen = row.counters.distributions[Measure.REQUEST_LATENCY_MS]
-        family.add_metric(tuple(row.labels.values()), _ratio(seen.total, seen.count))
+        family.add_metric(tuple(row.labels.values()), ratio(seen.total, seen.count))
     return family
 
 
-def _llama_placement(rows: _Rows) -> Iterator[Metric]:
-    yield _gauge(
+def _llama_placement(rows: Rows) -> Iterator[Metric]:
+    yield gauge(
         "llama_ram_used_bytes",
         "Resident memory of the worker processes; pages they share count in each.",
         rows,
         lambda gauges: gauges.resident_bytes,
     )
-    yield _gauge("llama_gpu_layers", "Layers on GPUs.", rows, lambda g: g.gpu_layer_count)
-    yield _gauge("llama_cpu_layers", "Layers on CPUs.", rows, lambda g: g.cpu_layer_count)
+    yield gauge("llama_gpu_layers", "Layers on GPUs.", rows, lambda g: g.gpu_layer_count)
+    yield gauge("llama_cpu_layers", "Layers on CPUs.", rows, lambda g: g.cpu_layer_count)
 
 
 def _vram_family(used_bytes: Mapping[str, int]) -> Metric:
@@ -240,20 +217,20 @@ def _vram_family(used_bytes: Mapping[str, int]) -> Metric:
     return family
 
 
-def _caravan_families(rows: _Rows) -> Iterator[Metric]:
-    yield _counter(
+def _caravan_families(rows: Rows) -> Iterator[Metric]:
+    yield counter(
         "caravan_worker_steps_total",
         "Steps that computed something.",
         rows,
         lambda counters: counters.steps,
     )
-    yield _gauge(
+    yield gauge(
         "caravan_worker_paused_sequences",
         "Sequences that wait for their client to read.",
         rows,
         lambda gauges: gauges.paused_count,
     )
-    yield _gauge(
+    yield gauge(
         "caravan_worker_seats",
         "Most sequences that can decode together.",
         rows,
@@ -261,66 +238,74 @@ def _caravan_families(rows: _Rows) -> Iterator[Metric]:
     )
 
 
-def _vllm_families(rows: _Rows) -> Iterator[Metric]:
+def _vllm_families(rows: Rows) -> Iterator[Metric]:
     yield from _vllm_gauges(rows)
     yield from _vllm_counters(rows)
     for measure, name, what in _VLLM_HISTOGRAMS:
-        yield _histogram(f"vllm:{name}_seconds", f"Seconds {what}.", rows, measure)
+        yield histogram(f"vllm:{name}_seconds", f"Seconds {what}.", rows, measure)
 
 
-def _vllm_gauges(rows: _Rows) -> Iterator[Metric]:
-    yield _gauge(
+def _vllm_gauges(rows: Rows) -> Iterator[Metric]:
+    yield gauge(
         "vllm:num_requests_running",
         "Sequences that decode together now.",
         rows,
-        lambda gauges: gauges.running_count,
+        lambda gauges: gauges.decoding_count,
     )
-    yield _gauge(
+    yield gauge(
         "vllm:num_requests_waiting",
-        "Requests in the queue.",
+        "Requests in the queue, parked ones not included.",
         rows,
         lambda gauges: gauges.waiting_count,
     )
-    yield _gauge(
+    yield gauge(
         "vllm:kv_cache_usage_perc",
-        "Used share of the cells, 0 to 1.",
+        "Share of the cells that running sequences use, 0 to 1; idle pages make way.",
         rows,
-        lambda gauges: _ratio(gauges.used_cell_count, gauges.cell_count),
+        lambda gauges: ratio(gauges.used_cell_count, gauges.cell_count),
     )
     yield _cache_config(rows)
 
 
-def _cache_config(rows: _Rows) -> Metric:
+def _cache_config(rows: Rows) -> Metric:
     family = GaugeMetricFamily(
         "vllm:cache_config_info",
-        "Size of the KV memory; a block is one cell.",
+        "Size of the KV memory; a block is a page, or a cell where there are none.",
         labels=(*rows.names, "block_size", "num_gpu_blocks"),
     )
     for row in rows.rows:
         if row.gauges is not None:
-            family.add_metric((*row.labels.values(), "1", str(row.gauges.cell_count)), 1)
+            size = row.gauges.kv.page_tokens or 1
+            blocks = str(row.gauges.cell_count // size)
+            family.add_metric((*row.labels.values(), str(size), blocks), 1)
     return family
 
 
-def _vllm_counters(rows: _Rows) -> Iterator[Metric]:
-    yield _counter(
+def _vllm_counters(rows: Rows) -> Iterator[Metric]:
+    yield counter(
         "vllm:prefix_cache_queries_total",
         "Tokens looked up in the prefix cache.",
         rows,
         lambda counters: counters.prefix_query_tokens,
     )
-    yield _counter(
+    yield counter(
         "vllm:prefix_cache_hits_total",
         "Tokens found in the prefix cache.",
         rows,
         lambda counters: counters.prefix_hit_tokens,
     )
-    yield _counter("vllm:prompt_tokens_total", "Input tokens.", rows, _input_tokens)
-    yield _counter("vllm:generation_tokens_total", "Generated tokens.", rows, _output_tokens)
+    yield counter(
+        "vllm:num_preemptions_total",
+        "How often a request was parked: gave up its seat to go on later.",
+        rows,
+        lambda counters: counters.kv.parkings,
+    )
+    yield counter("vllm:prompt_tokens_total", "Input tokens.", rows, _input_tokens)
+    yield counter("vllm:generation_tokens_total", "Generated tokens.", rows, _output_tokens)
     yield _request_success(rows)
 
 
-def _request_success(rows: _Rows) -> Metric:
+def _request_success(rows: Rows) -> Metric:
     family = CounterMetricFamily(
         "vllm:request_success_total",
         "Requests that ended without an error of ours, by reason.",
@@ -340,16 +325,16 @@ def _llm_families(numbers: SystemNumbers, total: WorkerCounters) -> Iterator[Met
         "Requests that ended per second over the last ten seconds.",
         value=numbers.requests_per_second,
     )
-    yield _histogram(
+    yield histogram(
         "llm_response_time_histogram",
         "Seconds from a request's arrival at the worker to its end, over all models.",
-        _Rows((), [_Row({}, total, None)]),
+        Rows((), [Row({}, total, None)]),
         Measure.END_TO_END_SECONDS,
     )
     yield GaugeMetricFamily(
         "llm_cache_hit_rate",
         "Share of looked-up tokens that the prefix cache had, 0 to 1, since the start.",
-        value=_ratio(total.prefix_hit_tokens, total.prefix_query_tokens),
+        value=ratio(total.prefix_hit_tokens, total.prefix_query_tokens),
     )
 
 
@@ -359,36 +344,3 @@ def _output_tokens(counters: WorkerCounters) -> int:
 
 def _input_tokens(counters: WorkerCounters) -> int:
     return counters.input_tokens
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
-
-
-def _counter(
-    name: str, documentation: str, rows: _Rows, value: Callable[[WorkerCounters], float]
-) -> Metric:
-    family = CounterMetricFamily(name, documentation, labels=rows.names)
-    for row in rows.rows:
-        family.add_metric(tuple(row.labels.values()), value(row.counters))
-    return family
-
-
-def _gauge(
-    name: str, documentation: str, rows: _Rows, value: Callable[[WorkerGauges], float]
-) -> Metric:
-    family = GaugeMetricFamily(name, documentation, labels=rows.names)
-    for row in rows.rows:
-        if row.gauges is not None:
-            family.add_metric(tuple(row.labels.values()), value(row.gauges))
-    return family
-
-
-def _histogram(name: str, documentation: str, rows: _Rows, measure: Measure) -> Metric:
-    family = HistogramMetricFamily(name, documentation, labels=rows.names)
-    bounds = [*map(floatToGoString, BOUNDS[measure]), "+Inf"]
-    for row in rows.rows:
-        seen = row.counters.distributions[measure]
-        buckets = list(zip(bounds, accumulate(seen.counts), strict=True))
-        family.add_metric(tuple(row.labels.values()), buckets, seen.total)
-    return family

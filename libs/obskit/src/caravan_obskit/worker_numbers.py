@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
+from caravan_obskit.kv_numbers import KvCounters, KvGauges
+
 
 class Measure(StrEnum):
     """What a distribution measures; the names equal `caravan.engine.v1.HistogramKind`'s."""
@@ -107,6 +109,7 @@ class WorkerCounters:
     steps: int = 0
     outcomes: Mapping[Outcome, int] = field(default_factory=_no_outcomes)
     distributions: Mapping[Measure, Distribution] = field(default_factory=_no_distributions)
+    kv: KvCounters = field(default_factory=KvCounters)
 
     @property
     def finished_requests(self) -> int:
@@ -125,6 +128,7 @@ class WorkerCounters:
                 measure: seen + other.distributions[measure]
                 for measure, seen in self.distributions.items()
             },
+            kv=self.kv + other.kv,
         )
 
 
@@ -132,9 +136,9 @@ class WorkerCounters:
 class WorkerGauges:
     """How it stands at this moment."""
 
-    running_count: int = 0
+    running_count: int = 0  # sequences with a seat
     waiting_count: int = 0
-    paused_count: int = 0
+    paused_count: int = 0  # those of them that wait for their reader
     seat_count: int = 0
     used_cell_count: int = 0
     cell_count: int = 0
@@ -142,11 +146,17 @@ class WorkerGauges:
     resident_bytes: int = 0
     gpu_layer_count: int = 0
     cpu_layer_count: int = 0
+    kv: KvGauges = field(default_factory=KvGauges)
 
     @property
     def active_count(self) -> int:
         """Requests that were taken in and have not ended."""
-        return self.running_count + self.waiting_count + self.paused_count
+        return self.running_count + self.waiting_count + self.kv.parked_count
+
+    @property
+    def decoding_count(self) -> int:
+        """Sequences that take part in steps."""
+        return max(0, self.running_count - self.paused_count)
 
     def __add__(self, other: "WorkerGauges") -> "WorkerGauges":
         return WorkerGauges(
@@ -162,6 +172,7 @@ class WorkerGauges:
             resident_bytes=self.resident_bytes + other.resident_bytes,
             gpu_layer_count=self.gpu_layer_count + other.gpu_layer_count,
             cpu_layer_count=self.cpu_layer_count + other.cpu_layer_count,
+            kv=self.kv + other.kv,
         )
 
 

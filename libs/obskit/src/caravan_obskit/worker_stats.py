@@ -4,6 +4,8 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 from caravan.engine.v1 import worker_stats_pb2 as stats_pb
+from caravan.model.v1 import model_pb2 as model_pb
+from caravan_obskit.kv_numbers import KvCounters, KvGauges, PageMove
 from caravan_obskit.worker_numbers import (
     BOUNDS,
     Distribution,
@@ -26,6 +28,8 @@ _OUTCOMES = {
 _MEASURES = {
     stats_pb.HistogramKind.Value(f"HISTOGRAM_KIND_{measure.name}"): measure for measure in Measure
 }
+_MOVES = {stats_pb.PageMoveKind.Value(f"PAGE_MOVE_KIND_{move.name}"): move for move in PageMove}
+_UNITS = {model_pb.KV_UNIT_PAGES: "pages", model_pb.KV_UNIT_SEQUENCES: "sequences"}
 
 
 def numbers_of(stats: stats_pb.WorkerStats) -> WorkerNumbers:
@@ -60,6 +64,25 @@ def _counters_of(stats: stats_pb.WorkerStats) -> WorkerCounters:
         steps=stats.steps_total,
         outcomes=outcomes,
         distributions=distributions,
+        kv=_kv_counters_of(stats),
+    )
+
+
+def _kv_counters_of(stats: stats_pb.WorkerStats) -> KvCounters:
+    moves = {_MOVES[each.kind]: each for each in stats.page_moves if each.kind in _MOVES}
+    nothing = stats_pb.PageMoveCount()
+    return KvCounters(
+        parkings=stats.parkings_total,
+        moves={move: moves.get(move, nothing).count for move in PageMove},
+        move_seconds={move: moves.get(move, nothing).seconds for move in PageMove},
+        cell_evictions=stats.cell_evictions_total,
+        host_evictions=stats.host_evictions_total,
+        coalesced=stats.pages_coalesced_total,
+        damaged=stats.pages_damaged_total,
+        disk_reads=stats.disk_reads_total,
+        disk_read_failures=stats.disk_read_failures_total,
+        disk_writes=stats.disk_writes_total,
+        disk_losses={each.cause: each.count for each in stats.disk_losses},
     )
 
 
@@ -83,4 +106,25 @@ def _gauges_of(stats: stats_pb.WorkerStats) -> WorkerGauges:
         resident_bytes=stats.resident_bytes,
         gpu_layer_count=stats.gpu_layer_count,
         cpu_layer_count=stats.cpu_layer_count,
+        kv=_kv_gauges_of(stats),
+    )
+
+
+def _kv_gauges_of(stats: stats_pb.WorkerStats) -> KvGauges:
+    unit = _UNITS.get(stats.kv_unit)
+    return KvGauges(
+        parked_count=stats.parked_count,
+        waiting={str(each.priority): each.count for each in stats.waiting_counts},
+        units={} if unit is None else {unit: 1},
+        page_tokens=stats.page_token_count,
+        idle_cells=stats.idle_cell_count,
+        highest_used_cell=stats.highest_used_cell,
+        cell_pages=stats.cell_page_count,
+        idle_pages=stats.idle_page_count,
+        host_pages=stats.host_page_count,
+        host_bytes=stats.host_page_bytes,
+        disk_pages=stats.disk_page_count,
+        disk_bytes=stats.disk_page_bytes,
+        disk_reads_pending=stats.disk_reads_pending,
+        disk_writes_pending=stats.disk_writes_pending,
     )

@@ -7,6 +7,8 @@ from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from caravan.engine.v1 import worker_stats_pb2 as stats_pb
+from caravan.model.v1 import model_pb2 as model_pb
+from caravan_obskit.kv_numbers import KvCounters, KvGauges, PageMove
 from caravan_obskit.worker_metrics import ReplicaCollector, SystemCollector
 from caravan_obskit.worker_numbers import (
     BOUNDS,
@@ -71,6 +73,27 @@ SYSTEM_FAMILIES: dict[str, tuple[str, set[str]]] = {
     "caravan_worker_steps_total": ("counter", MODEL),
     "caravan_worker_paused_sequences": ("gauge", MODEL),
     "caravan_worker_seats": ("gauge", MODEL),
+    "llama_kv_pages_gpu": ("gauge", set()),
+    "llama_kv_pages_cpu": ("gauge", set()),
+    "llama_kv_cache_pages": ("gauge", {"location"}),
+    "vllm:num_preemptions_total": ("counter", VLLM),
+    "caravan_worker_parked_requests": ("gauge", MODEL),
+    "caravan_worker_waiting_requests": ("gauge", MODEL | {"priority"}),
+    "caravan_worker_cells": ("gauge", MODEL | {"held_by"}),
+    "caravan_worker_highest_used_cell": ("gauge", MODEL),
+    "caravan_worker_idle_pages": ("gauge", MODEL),
+    "caravan_worker_page_bytes": ("gauge", MODEL | {"location"}),
+    "caravan_worker_kv_unit": ("gauge", MODEL | {"unit"}),
+    "caravan_worker_page_moves_total": ("counter", MODEL | {"move"}),
+    "caravan_worker_page_move_seconds_total": ("counter", MODEL | {"move"}),
+    "caravan_worker_page_evictions_total": ("counter", MODEL | {"location"}),
+    "caravan_worker_pages_coalesced_total": ("counter", MODEL),
+    "caravan_worker_pages_damaged_total": ("counter", MODEL),
+    "caravan_worker_disk_reads_pending": ("gauge", MODEL),
+    "caravan_worker_disk_writes_pending": ("gauge", MODEL),
+    "caravan_worker_disk_reads_total": ("counter", MODEL | {"outcome"}),
+    "caravan_worker_disk_writes_total": ("counter", MODEL),
+    "caravan_worker_disk_losses_total": ("counter", MODEL | {"cause"}),
 }
 BUCKETS = {
     "llama_request_latency_ms": LATENCY_MS,
@@ -95,6 +118,9 @@ def worker(model: str = "bundled", replica: int = 0, **fields: object) -> stats_
     stats.outcomes.add(outcome="length", count=3)
     stats.outcomes.add(outcome="cancelled", count=4)
     stats.outcomes.add(outcome="decode_failed", count=5)
+    stats.kv_unit = model_pb.KV_UNIT_PAGES
+    stats.waiting_counts.add(priority=10, count=2)
+    stats.disk_losses.add(cause="displaced", count=1)
     stats.devices.add(device="CUDA0", used_bytes=1_000, total_bytes=4_000)
     for name, value in fields.items():
         setattr(stats, name, value)
@@ -142,7 +168,9 @@ def value(text: str, name: str, **labels: str) -> float | None:
 
 
 def live(**gauges: float) -> ModelNumbers:
-    return ModelNumbers(WorkerCounters(output_tokens=3), WorkerGauges(**gauges))
+    counters = WorkerCounters(output_tokens=3, kv=KvCounters(disk_losses={"displaced": 1}))
+    kv = KvGauges(waiting={"10": 1}, units={"pages": 1})
+    return ModelNumbers(counters, WorkerGauges(**gauges, kv=kv))
 
 
 def test_sums_have_exactly_the_published_names_types_and_labels():
@@ -280,12 +308,14 @@ def test_of_two_processes_for_one_replica_the_later_is_shown():
     assert value(text, "llama_tokens_generated_total", **labels) == 8
 
 
-def test_active_requests_are_running_waiting_and_paused():
-    text = replicas(worker(running_count=1, waiting_count=2, paused_count=4))
+def test_active_requests_are_running_waiting_and_parked():
+    text = replicas(worker(running_count=3, waiting_count=2, paused_count=1, parked_count=4))
     labels = {"model": "bundled", "replica": "0"}
-    assert value(text, "llama_requests_active", **labels) == 7
+    assert value(text, "llama_requests_active", **labels) == 9
+    assert value(text, "caravan_worker_paused_sequences", **labels) == 1
+    assert value(text, "caravan_worker_parked_requests", **labels) == 4
     vllm = {"model_name": "bundled", "engine": "0"}
-    assert value(text, "vllm:num_requests_running", **vllm) == 1
+    assert value(text, "vllm:num_requests_running", **vllm) == 2  # paused ones compute nothing
     assert value(text, "vllm:num_requests_waiting", **vllm) == 2
 
 
@@ -312,8 +342,15 @@ def test_cell_usage_and_hit_rate_are_shares():
     vllm = {"model_name": "bundled", "engine": "0"}
     assert value(text, "vllm:kv_cache_usage_perc", **vllm) == 0.25
     assert value(text, "llm_cache_hit_rate") == 0.25
-    config = {**vllm, "block_size": "1", "num_gpu_blocks": "2048"}
-    assert value(text, "vllm:cache_config_info", **config) == 1
+
+
+@pytest.mark.parametrize(("page_tokens", "blocks"), [(0, ("1", "2048")), (256, ("256", "8"))])
+def test_a_block_is_a_page_or_else_a_cell(page_tokens, blocks):
+    text = replicas(worker(page_token_count=page_tokens, cell_count=2048))
+    size, number = blocks
+    config = {"block_size": size, "num_gpu_blocks": number}
+    name = "vllm:cache_config_info"
+    assert value(text, name, model_name="bundled", engine="0", **config) == 1
 
 
 def test_a_hostile_model_name_is_escaped():
@@ -327,3 +364,49 @@ def test_the_exposed_text_is_tidy():
         for sample in family.samples:
             ends_in_total = sample.name.endswith("_total")
             assert ends_in_total == (family.type == "counter"), sample.name
+
+
+def test_pages_are_told_by_place():
+    stats = worker(cell_page_count=3, host_page_count=4, disk_page_count=5, host_page_bytes=600)
+    text = replicas(stats)
+    labels = {"model": "bundled", "replica": "0"}
+    assert value(text, "llama_kv_pages_gpu", **labels) == 3
+    assert value(text, "llama_kv_pages_cpu", **labels) == 4
+    for location, count in {"gpu": 3, "cpu": 4, "disk": 5}.items():
+        assert value(text, "llama_kv_cache_pages", location=location, **labels) == count
+    assert value(text, "caravan_worker_page_bytes", location="cpu", **labels) == 600
+
+
+def test_cells_are_told_by_who_holds_them():
+    text = replicas(worker(used_cell_count=30, idle_cell_count=20, cell_count=100))
+    labels = {"model": "bundled", "replica": "0"}
+    for held_by, count in {"running": 30, "idle": 20, "nobody": 50}.items():
+        assert value(text, "caravan_worker_cells", held_by=held_by, **labels) == count
+
+
+def test_moves_of_pages_are_told_by_kind_and_unknown_kinds_are_left_out():
+    stats = worker(parkings_total=6)
+    stats.page_moves.add(kind=stats_pb.PAGE_MOVE_KIND_RESTORE, count=2, seconds=0.5)
+    stats.page_moves.add(kind=99, count=7)
+    text = replicas(stats)
+    labels = {"model": "bundled", "replica": "0"}
+    for move, count in {"export": 0, "restore": 2, "relocate": 0}.items():
+        assert value(text, "caravan_worker_page_moves_total", move=move, **labels) == count
+    seconds = value(text, "caravan_worker_page_move_seconds_total", move="restore", **labels)
+    assert seconds == 0.5
+    assert value(text, "vllm:num_preemptions_total", model_name="bundled", engine="0") == 6
+
+
+def test_numbers_of_memory_are_added_but_for_those_that_are_of_one_worker():
+    one = KvGauges(page_tokens=256, highest_used_cell=7, host_pages=1, waiting={"10": 1})
+    two = KvGauges(page_tokens=256, highest_used_cell=9, host_pages=2, waiting={"10": 1, "50": 3})
+    both = one + two
+    assert (both.page_tokens, both.highest_used_cell, both.host_pages) == (256, 9, 3)
+    assert both.waiting == {"10": 2, "50": 3}
+    moves = KvCounters(parkings=1, moves={"export": 2}) + KvCounters(parkings=2)
+    assert (moves.parkings, moves.moves["export"]) == (3, 2)
+
+
+def test_every_move_has_its_kind():
+    kinds = {name.removeprefix("PAGE_MOVE_KIND_") for name, _ in stats_pb.PageMoveKind.items()}
+    assert kinds - {"UNSPECIFIED"} == {move.name for move in PageMove}

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from caravan_engine.domain.kv_numbers import KvUnit
 from caravan_rpckit.errors import Reason
 
 MAX_LINE_BYTES = 64 * 1024
@@ -38,6 +39,7 @@ class ModelDetails(_Event):
     vocabulary_size: int
     layer_count: int
     has_chat_template: bool
+    kv_unit: KvUnit = KvUnit.PAGES
 
 
 class Progress(_Event):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from caravan_engine.domain.cell_map import CellMap
 from caravan_engine.domain.cell_work import CellWork
 from caravan_engine.domain.compaction import Compactor
+from caravan_engine.domain.kv_numbers import KvSnapshot, KvUnit, MoveTimes, StoredPages
 from caravan_engine.domain.moves import Move
 from caravan_engine.domain.page_costs import PageCosts
 from caravan_engine.domain.page_store import Filing, PageStore
@@ -72,6 +73,7 @@ class KvManager:
         self._places: dict[Sequence, _Place] = {}  # in order of admission
         self._pinned: dict[Sequence, list[PageNode]] = {}
         self._prefetched: set[Sequence] = set()
+        self._move_times = MoveTimes()  # of all steps together
 
     # ── seats ──
 
@@ -129,6 +131,8 @@ class KvManager:
         """Takes what the moves of a step brought, and what they and the step cost."""
         self._costs.moved(result.move_times)
         plan = result.plan
+        if plan.moves:
+            self._move_times += result.move_times
         if plan.chunks and result.failure_code is None:
             is_prompt = plan.num_tokens > _MANY * len(plan.chunks)
             self._costs.stepped(result.decode_s, plan.num_tokens, is_prompt=is_prompt)
@@ -181,7 +185,7 @@ class KvManager:
     @property
     def num_idle(self) -> int:
         """Cells at most that idle pages could give up."""
-        return sum(len(node.tokens) for node in self.store.shelf) if self.store else 0
+        return self.store.shelf.num_tokens if self.store else 0
 
     @property
     def cells(self) -> CellMap:
@@ -197,6 +201,20 @@ class KvManager:
     def can_park(self) -> bool:
         """Whether parked sequences find their pages again."""
         return self.store is not None and self.store.host.budget_bytes > 0
+
+    def snapshot(self) -> KvSnapshot:
+        """Returns the numbers of this moment; costs the same however many pages there are."""
+        cells, store = self._cells, self.store
+        return KvSnapshot(
+            unit=KvUnit.PAGES if self._shares else KvUnit.SEQUENCES,
+            page_size=store.tree.page_size if store and self._shares else 0,
+            num_used_cells=cells.num_used,
+            num_computing_cells=cells.num_computing,
+            highest_used_cell=cells.highest_used,
+            num_seated=len(self._places),
+            stored=store.numbers() if store else StoredPages(),
+            moves=self._move_times,
+        )
 
     def num_missing(self, sequence: Sequence) -> int:
         """Cells that a sequence will still take for the tokens that it has."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from caravan_engine.domain.step import MoveTimes
+from caravan_engine.domain.kv_numbers import MoveTimes
 
 _SMOOTHING = 0.1
 _SLOWDOWN_PER_CELL = 1.8e-5

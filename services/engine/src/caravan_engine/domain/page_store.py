@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from caravan_engine.domain.cell_work import CellWork
 from caravan_engine.domain.host_tier import HostTier
+from caravan_engine.domain.kv_numbers import StoredPages
 from caravan_engine.domain.page_costs import PageCosts
 from caravan_engine.domain.page_image import PageImage, PageInfo
 from caravan_engine.domain.ports import DiskNews, PageDisk, PageLost, PageRead, PageWritten
@@ -67,7 +68,8 @@ class PageStore:
         self._costs = costs
         self._coalesces = coalesces
         self._by_key: dict[bytes, PageNode] = {}
-        self.num_evicted = 0  # left the cells or host memory for want of room
+        self.num_cell_evictions = 0  # for want of room, or because it did not pay to stay
+        self.num_host_evictions = 0
         self.num_coalesced = 0
         self.num_damaged = 0  # could not be restored
 
@@ -240,7 +242,7 @@ class PageStore:
         """Lets go of images until the budget is kept."""
         for node in self.host.victims():
             image = self.host.remove(node)
-            self.num_evicted += 1
+            self.num_host_evictions += 1
             if image and self._disk and self.host.spills and not node.is_on_disk:
                 node.is_being_written = True
                 self._disk.write(image, protected=node.is_of_session or node.num_pins > 0)
@@ -273,7 +275,7 @@ class PageStore:
         seq_id = self.shelf.remove(node)
         if seq_id is None:
             return
-        self.num_evicted += 1
+        self.num_cell_evictions += 1
         if not node.is_stored and not node.is_on_its_way and not self._export(node, seq_id):
             self.drop(node)
         self._work.release(seq_id, node.info.start, node.info.end)
@@ -322,6 +324,20 @@ class PageStore:
     def _forget_on_disk(self, keys: Sequence[bytes]) -> None:
         if self._disk and keys:
             self._disk.forget(keys)
+
+    def numbers(self) -> StoredPages:
+        """Returns the numbers of this moment; costs the same however many pages there are."""
+        return StoredPages(
+            num_idle=len(self.shelf),
+            num_host=len(self.host),
+            num_host_bytes=self.host.num_bytes,
+            num_host_tokens=self.host.num_tokens,
+            host_budget_bytes=self.host.budget_bytes,
+            num_cell_evictions=self.num_cell_evictions,
+            num_host_evictions=self.num_host_evictions,
+            num_coalesced=self.num_coalesced,
+            num_damaged=self.num_damaged,
+        )
 
     @property
     def num_pages(self) -> int:

@@ -2,7 +2,7 @@
 
 import heapq
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -36,7 +36,7 @@ class QueueGate:
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._lock = threading.Lock()
-        self._num_waiting = 0
+        self._num_waiting: Counter[int] = Counter()  # by priority
         self._is_draining = False
         self._left_at: float | None = None
         self._mean_interval_s: float | None = None
@@ -44,9 +44,16 @@ class QueueGate:
     @property
     def num_waiting(self) -> int:
         """Requests that wait for a seat."""
-        return self._num_waiting
+        with self._lock:
+            return self._num_waiting.total()
 
-    def enter(self) -> None:
+    @property
+    def num_waiting_by_priority(self) -> dict[int, int]:
+        """The same by the priority that they came with; those of which none waits are left out."""
+        with self._lock:
+            return {priority: num for priority, num in sorted(self._num_waiting.items()) if num}
+
+    def enter(self, priority: int) -> None:
         """Takes a place in the queue.
 
         Raises:
@@ -56,20 +63,20 @@ class QueueGate:
         with self._lock:
             if self._is_draining:
                 raise DrainingError
-            if self._num_waiting >= self._capacity:
+            if self._num_waiting.total() >= self._capacity:
                 raise QueueFullError(capacity=self._capacity, retry_after_s=self.retry_after_s())
-            self._num_waiting += 1
+            self._num_waiting[priority] += 1
 
-    def leave(self, now: float) -> None:
+    def leave(self, priority: int, now: float) -> None:
         """Gives a place back, for whatever reason."""
         with self._lock:
-            self._num_waiting -= 1
+            self._num_waiting[priority] -= 1
             self._observe_departure(now)
 
-    def withdraw(self) -> None:
+    def withdraw(self, priority: int) -> None:
         """Gives a place back that was never used; the rate of departures doesn't change."""
         with self._lock:
-            self._num_waiting -= 1
+            self._num_waiting[priority] -= 1
 
     def close(self) -> None:
         """Refuses everybody from now on."""
@@ -80,7 +87,7 @@ class QueueGate:
         """Returns how long a tenth of the queue takes to leave, at the measured rate."""
         if self._mean_interval_s is None:
             return _UNKNOWN_RETRY_S
-        estimate = self._mean_interval_s * max(1.0, self._num_waiting * _DRAINED_SHARE)
+        estimate = self._mean_interval_s * max(1.0, self._num_waiting.total() * _DRAINED_SHARE)
         return min(max(estimate, _MIN_RETRY_S), _MAX_RETRY_S)
 
     def _observe_departure(self, now: float) -> None:
@@ -167,6 +174,7 @@ class RequestQueue:
         self._numbers = count()
         self._classes: dict[int, _PriorityClass] = {}
         self._tickets: dict[SequenceGroup, _Ticket] = {}
+        self.num_parked = 0  # of those that wait
         self._expiries: list[tuple[float, int]] = []  # moment, number of the ticket
         self._expiring: dict[int, SequenceGroup] = {}  # by number of the ticket
 
@@ -200,6 +208,7 @@ class RequestQueue:
     def remove(self, group: SequenceGroup) -> None:
         """Takes a request out, wherever it stands."""
         ticket = self._tickets.pop(group)
+        self.num_parked -= ticket.is_parked
         standing = self._class(group)
         standing.line(ticket).remove(group, ticket.place)
         del standing.since[group]
@@ -267,6 +276,7 @@ class RequestQueue:
     ) -> None:
         number = next(self._numbers)
         ticket = self._tickets[group] = _Ticket((group.times.arrived, number), is_parked)
+        self.num_parked += is_parked
         standing = self._class(group)
         standing.line(ticket).push(group, ticket.place)
         standing.since[group] = since

@@ -132,8 +132,7 @@ class Scheduler:
     @property
     def num_parked(self) -> int:
         """Requests that gave their seats up and wait for new ones."""
-        parked = sum(group.is_parked for group in self._queue)
-        return parked + len(self._readers.put_aside)
+        return self._queue.num_parked + len(self._readers.put_aside)
 
     @property
     def num_paused(self) -> int:
@@ -208,7 +207,7 @@ class Scheduler:
         if group in self._queue:
             self._queue.remove(group)
         if not group.num_parkings:
-            self._gate.leave(now)
+            self._gate.leave(group.request.priority, now)
 
     def _compose(self, now: float) -> tuple[Chunk, ...]:
         """Divides the step among those who may compute; parks somebody if cells run out."""

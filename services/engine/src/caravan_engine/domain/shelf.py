@@ -21,6 +21,7 @@ class Shelf:
     def __init__(self, seq_ids: Sequence[int]) -> None:
         self._taken: dict[int, list[PageNode]] = {seq_id: [] for seq_id in seq_ids}
         self._nodes: dict[PageNode, None] = {}  # the least recently used first
+        self.num_tokens = 0
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -44,6 +45,7 @@ class Shelf:
         """Notes that an id holds a page."""
         node.shelf = seq_id
         self._taken[seq_id].append(node)
+        self.num_tokens += len(node.tokens)
         self._nodes[node] = None
 
     def touch(self, node: PageNode) -> None:
@@ -57,6 +59,7 @@ class Shelf:
         seq_id, node.shelf = node.shelf, None
         if seq_id is not None:
             self._taken[seq_id].remove(node)
+            self.num_tokens -= len(node.tokens)
             del self._nodes[node]
         return seq_id
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from caravan_engine.domain.kv_numbers import MoveTimes
 from caravan_engine.domain.logprobs import Logprobs
 from caravan_engine.domain.moves import Import, Move
 from caravan_engine.domain.page_image import PageImage
@@ -66,16 +67,6 @@ class StepPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class MoveTimes:
-    """What moving pages took."""
-
-    exported_tokens: int = 0
-    export_s: float = 0.0
-    imported_tokens: int = 0
-    import_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class StepResult:
     """What came of a plan.
 
@@ -93,4 +84,4 @@ class StepResult:
     failed_imports: tuple[Import, ...] = ()
     decode_s: float = 0.0
     sample_s: float = 0.0
-    move_times: MoveTimes = MoveTimes()
+    move_times: MoveTimes = field(default_factory=MoveTimes)

@@ -8,6 +8,7 @@ from caravan.model.v1 import model_service_pb2 as service_pb
 from caravan_engine.config import MAX_REPLICAS
 from caravan_engine.control.events import LoadPhase, ModelDetails
 from caravan_engine.domain.errors import InvalidFieldError
+from caravan_engine.domain.kv_numbers import KvUnit
 from caravan_engine.host.models import (
     EndpointView,
     LoadProgress,
@@ -33,6 +34,10 @@ _REPLICA_STATES = {
     ReplicaState.ENDED: model_pb.REPLICA_STATE_DRAINING,
     ReplicaState.RESTARTING: model_pb.REPLICA_STATE_RESTARTING,
     ReplicaState.FAILED: model_pb.REPLICA_STATE_FAILED,
+}
+_KV_UNITS = {
+    KvUnit.PAGES: model_pb.KV_UNIT_PAGES,
+    KvUnit.SEQUENCES: model_pb.KV_UNIT_SEQUENCES,
 }
 _PHASES = {
     LoadPhase.VERIFYING: service_pb.LOAD_PHASE_VERIFYING,
@@ -102,6 +107,7 @@ def _to_details(details: ModelDetails) -> model_pb.ModelDetails:
         vocabulary_size=details.vocabulary_size,
         layer_count=details.layer_count,
         has_chat_template=details.has_chat_template,
+        kv_unit=_KV_UNITS[details.kv_unit],
     )
 
 

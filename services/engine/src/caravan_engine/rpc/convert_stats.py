@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from caravan.engine.v1 import worker_stats_pb2 as pb
+from caravan.model.v1 import model_pb2 as model_pb
+from caravan_engine.domain.kv_numbers import DiskStats, KvSnapshot, KvUnit, MoveTimes
 from caravan_engine.runtime.stats import Distribution, HistogramSnapshot, StatsSnapshot
 
 _KINDS = {
@@ -17,6 +19,10 @@ _KINDS = {
     Distribution.PREFILL_S: pb.HISTOGRAM_KIND_PREFILL_SECONDS,
     Distribution.DECODE_S: pb.HISTOGRAM_KIND_DECODE_SECONDS,
     Distribution.REQUEST_LATENCY_MS: pb.HISTOGRAM_KIND_REQUEST_LATENCY_MS,
+}
+_UNITS = {
+    KvUnit.PAGES: model_pb.KV_UNIT_PAGES,
+    KvUnit.SEQUENCES: model_pb.KV_UNIT_SEQUENCES,
 }
 
 
@@ -33,11 +39,17 @@ class WorkerFacts:
     gpu_layer_count: int
 
 
-def to_stats(snapshot: StatsSnapshot, facts: WorkerFacts, *, resident_bytes: int) -> pb.WorkerStats:
-    """Converts the numbers of one moment."""
+def to_stats(
+    snapshot: StatsSnapshot,
+    facts: WorkerFacts,
+    *,
+    resident_bytes: int,
+    disk: DiskStats | None = None,
+) -> pb.WorkerStats:
+    """Converts the numbers of one moment; `disk` is None without a disk tier."""
     start_time = Timestamp()
     start_time.FromMilliseconds(facts.start_time_ms)
-    return pb.WorkerStats(
+    stats = pb.WorkerStats(
         worker_id=facts.worker_id,
         model=facts.model,
         replica_index=facts.replica_index,
@@ -48,13 +60,15 @@ def to_stats(snapshot: StatsSnapshot, facts: WorkerFacts, *, resident_bytes: int
             pb.OutcomeCount(outcome=outcome, count=count)
             for outcome, count in snapshot.outcomes.items()
         ],
+        prefix_query_tokens_total=snapshot.prefix_query_tokens,
+        prefix_hit_tokens_total=snapshot.prefix_hit_tokens,
         steps_total=snapshot.num_steps,
         step_running=snapshot.is_stepping,
         running_count=snapshot.gauges.num_running,
         waiting_count=snapshot.num_waiting,
         paused_count=snapshot.gauges.num_paused,
         seat_count=snapshot.num_seats,
-        used_cell_count=snapshot.gauges.num_used_cells,
+        used_cell_count=snapshot.gauges.kv.num_computing_cells,
         cell_count=snapshot.num_cells,
         output_tokens_per_second=snapshot.output_tokens_per_s,
         resident_bytes=resident_bytes,
@@ -64,6 +78,77 @@ def to_stats(snapshot: StatsSnapshot, facts: WorkerFacts, *, resident_bytes: int
             _to_histogram(kind, histogram) for kind, histogram in snapshot.histograms.items()
         ],
         context_tokens=facts.context_tokens,
+        waiting_counts=[
+            pb.WaitingCount(priority=priority, count=count)
+            for priority, count in snapshot.waiting.items()
+        ],
+        parked_count=snapshot.gauges.num_parked,
+        parkings_total=snapshot.num_parkings,
+        step_seconds_total=snapshot.step_s,
+    )
+    stats.MergeFrom(_to_memory(snapshot.gauges.kv))
+    if disk is not None:
+        stats.MergeFrom(_to_disk(disk))
+    return stats
+
+
+def _to_memory(kv: KvSnapshot) -> pb.WorkerStats:
+    stored = kv.stored
+    return pb.WorkerStats(
+        kv_unit=_UNITS[kv.unit],
+        page_token_count=kv.page_size,
+        idle_cell_count=kv.num_idle_cells,
+        highest_used_cell=kv.highest_used_cell,
+        cell_page_count=kv.num_cell_pages,
+        idle_page_count=stored.num_idle,
+        host_page_count=stored.num_host,
+        host_page_bytes=stored.num_host_bytes,
+        host_page_token_count=stored.num_host_tokens,
+        host_budget_bytes=stored.host_budget_bytes,
+        page_moves=_to_moves(kv.moves),
+        cell_evictions_total=stored.num_cell_evictions,
+        host_evictions_total=stored.num_host_evictions,
+        pages_coalesced_total=stored.num_coalesced,
+        pages_damaged_total=stored.num_damaged,
+    )
+
+
+def _to_moves(moves: MoveTimes) -> list[pb.PageMoveCount]:
+    return [
+        pb.PageMoveCount(
+            kind=pb.PAGE_MOVE_KIND_EXPORT,
+            count=moves.num_exports,
+            token_count=moves.exported_tokens,
+            seconds=moves.export_s,
+        ),
+        pb.PageMoveCount(
+            kind=pb.PAGE_MOVE_KIND_RESTORE,
+            count=moves.num_imports,
+            token_count=moves.imported_tokens,
+            seconds=moves.import_s,
+        ),
+        pb.PageMoveCount(
+            kind=pb.PAGE_MOVE_KIND_RELOCATE,
+            count=moves.num_relocations,
+            token_count=moves.relocated_tokens,
+            seconds=moves.relocate_s,
+        ),
+    ]
+
+
+def _to_disk(disk: DiskStats) -> pb.WorkerStats:
+    return pb.WorkerStats(
+        disk_page_count=disk.num_pages,
+        disk_page_bytes=disk.num_bytes,
+        disk_budget_bytes=disk.budget_bytes,
+        disk_reads_pending=disk.num_reading,
+        disk_reads_total=disk.num_read,
+        disk_read_failures_total=disk.num_failed_reads,
+        disk_writes_pending=disk.num_writing,
+        disk_writes_total=disk.num_written,
+        disk_losses=[
+            pb.DiskLossCount(cause=cause, count=count) for cause, count in disk.lost.items()
+        ],
     )
 
 

@@ -195,16 +195,16 @@ class EngineLoop:
 
     def stats(self) -> StatsSnapshot:
         """Returns the numbers of this moment."""
-        return self._stats.snapshot(num_waiting=self._gate.num_waiting, now=self._clock())
+        return self._stats.snapshot(waiting=self._gate.num_waiting_by_priority, now=self._clock())
 
     def _enter(self, group: SequenceGroup, *, is_begun: bool = False) -> None:
         """Takes a place in the queue; of what has begun elsewhere no estimate takes the rest."""
-        self._gate.enter()
+        self._gate.enter(group.request.priority)
         try:
             if not is_begun:
                 self._guard.check(group, self._clock())
         except CaravanError:
-            self._gate.withdraw()
+            self._gate.withdraw(group.request.priority)
             raise
         self._guard.entered(group)
 
@@ -329,7 +329,7 @@ class EngineLoop:
     def _conclude(self, group: SequenceGroup) -> None:
         """Ends a request of which another worker did everything but say so."""
         now = self._clock()
-        self._gate.leave(now)
+        self._gate.leave(group.request.priority, now)
         self._guard.ended(group, _CONCLUDED, now)
         group.output.start(group, cached_tokens=0)
         group.output.complete(group)
@@ -362,7 +362,7 @@ class EngineLoop:
             num_running=len(self._scheduler.running),
             num_paused=self._scheduler.num_paused,
             num_parked=self._scheduler.num_parked,
-            num_used_cells=self._kv.cells.num_computing,
+            kv=self._kv.snapshot(),
         )
 
 

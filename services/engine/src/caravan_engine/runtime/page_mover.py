@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from caravan_engine.domain.kv_manager import KvManager
+from caravan_engine.domain.kv_numbers import MoveTimes
 from caravan_engine.domain.moves import Export, Import, Move, Release, Relocate, Share
 from caravan_engine.domain.page_image import PageImage, PageInfo
 from caravan_engine.domain.ports import Backend
-from caravan_engine.domain.step import MoveTimes
 
 Buffer = bytes | memoryview
 
@@ -29,12 +29,26 @@ class Moved:
     failed_imports: list[Import] = field(default_factory=list)
     exported_tokens: int = 0
     export_s: float = 0.0
+    num_imports: int = 0
     imported_tokens: int = 0
     import_s: float = 0.0
+    num_relocations: int = 0
+    relocated_tokens: int = 0
+    relocate_s: float = 0.0
 
     def times(self) -> MoveTimes:
         """Returns what it took."""
-        return MoveTimes(self.exported_tokens, self.export_s, self.imported_tokens, self.import_s)
+        return MoveTimes(
+            num_exports=len(self.images),
+            exported_tokens=self.exported_tokens,
+            export_s=self.export_s,
+            num_imports=self.num_imports,
+            imported_tokens=self.imported_tokens,
+            import_s=self.import_s,
+            num_relocations=self.num_relocations,
+            relocated_tokens=self.relocated_tokens,
+            relocate_s=self.relocate_s,
+        )
 
 
 class PageMover:
@@ -63,7 +77,7 @@ class PageMover:
                 case Import():
                     self._import(move, moved)
                 case Relocate():
-                    self._relocate(move)
+                    self._relocate(move, moved)
         return moved
 
     def _export(self, move: Export, moved: Moved) -> None:
@@ -79,11 +93,13 @@ class PageMover:
         is_sound = self._checksum(image.data) == image.checksum
         if is_sound and self._backend.import_page(image, move.seq_id, move.start, move.end):
             moved.import_s += time.perf_counter() - started
+            moved.num_imports += 1
             moved.imported_tokens += len(image.info.tokens)
         else:
             moved.failed_imports.append(move)
 
-    def _relocate(self, move: Relocate) -> None:
+    def _relocate(self, move: Relocate, moved: Moved) -> None:
+        started = time.perf_counter()
         first, *others = move.seq_ids
         data = self._backend.export_page(first, move.start, move.end)
         for seq_id in move.seq_ids:
@@ -94,3 +110,6 @@ class PageMover:
             raise RuntimeError("cells that were just freed are not there")
         for seq_id in others:
             self._backend.share(first, seq_id, move.start, move.end)
+        moved.relocate_s += time.perf_counter() - started
+        moved.relocated_tokens += move.end - move.start
+        moved.num_relocations += 1

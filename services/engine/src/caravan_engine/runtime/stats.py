@@ -3,9 +3,12 @@
 import threading
 from bisect import bisect_left
 from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum, auto
 
+from caravan_engine.domain.kv_numbers import KvSnapshot
+from caravan_engine.domain.request import GenerationRequest
 from caravan_engine.domain.sequence import Sequence, SequenceGroup
 from caravan_engine.domain.step import StepResult
 
@@ -88,7 +91,7 @@ class Gauges:
     num_running: int = 0
     num_paused: int = 0
     num_parked: int = 0  # requests that gave up their seats for a time
-    num_used_cells: int = 0  # hold a position of a running sequence
+    kv: KvSnapshot = field(default_factory=KvSnapshot)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +99,9 @@ class StatsSnapshot:
     """All numbers of one moment."""
 
     input_tokens: int  # of admitted requests
-    cached_tokens: int  # of the input tokens, those that were not computed again
-    num_parkings: int
+    prefix_query_tokens: int  # input tokens that were looked for in cells and pages
+    prefix_hit_tokens: int  # and found, so that they were not computed again
+    num_parkings: int  # how often a request gave up its seats
     output_tokens: int
     outcomes: dict[str, int]  # finish reason, or error reason in lower case
     num_steps: int
@@ -106,11 +110,16 @@ class StatsSnapshot:
     sample_s: float  # choosing tokens
     step_s: float  # whole steps
     output_tokens_per_s: float  # over the last ten seconds
-    num_waiting: int
+    waiting: Mapping[int, int]  # requests by priority
     num_seats: int
     num_cells: int
     gauges: Gauges
     histograms: dict[Distribution, HistogramSnapshot]
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for their first seat."""
+        return sum(self.waiting.values())
 
 
 class _TokenRate:
@@ -148,7 +157,8 @@ class EngineStats:
         self._rate = _TokenRate()
         self._gauges = Gauges()
         self._input_tokens = 0
-        self._cached_tokens = 0
+        self._prefix_query_tokens = 0
+        self._prefix_hit_tokens = 0
         self._num_parkings = 0
         self._output_tokens = 0
         self._num_steps = 0
@@ -166,7 +176,9 @@ class EngineStats:
         """Counts a request's input and its time in the queue."""
         with self._lock:
             self._input_tokens += group.num_prompt_tokens
-            self._cached_tokens += group.cached_tokens
+            if isinstance(group.request, GenerationRequest):  # nothing is kept of what is embedded
+                self._prefix_query_tokens += group.num_prompt_tokens
+                self._prefix_hit_tokens += min(group.cached_tokens, group.num_prompt_tokens)
             self._observe(Distribution.QUEUE_S, now - group.times.arrived)
 
     def parked(self, group: SequenceGroup, now: float) -> None:
@@ -217,12 +229,13 @@ class EngineStats:
         with self._lock:
             self._gauges = gauges
 
-    def snapshot(self, *, num_waiting: int, now: float) -> StatsSnapshot:
+    def snapshot(self, *, waiting: Mapping[int, int], now: float) -> StatsSnapshot:
         """Returns all numbers of this moment."""
         with self._lock:
             return StatsSnapshot(
                 input_tokens=self._input_tokens,
-                cached_tokens=self._cached_tokens,
+                prefix_query_tokens=self._prefix_query_tokens,
+                prefix_hit_tokens=self._prefix_hit_tokens,
                 num_parkings=self._num_parkings,
                 output_tokens=self._output_tokens,
                 outcomes=dict(self._outcomes),
@@ -232,7 +245,7 @@ class EngineStats:
                 sample_s=self._sample_s,
                 step_s=self._step_s,
                 output_tokens_per_s=self._rate.per_second(now),
-                num_waiting=num_waiting,
+                waiting=waiting,
                 num_seats=self._num_seats,
                 num_cells=self._num_cells,
                 gauges=self._gauges,

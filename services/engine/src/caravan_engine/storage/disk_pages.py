@@ -7,12 +7,13 @@ never while something waits for the disk.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Lock
 
+from caravan_engine.domain.kv_numbers import DiskStats
 from caravan_engine.domain.page_image import PageImage, PageInfo
 from caravan_engine.domain.ports import DiskNews, PageLost, PageRead, PageWritten
 from caravan_engine.runtime.page_io import JobThreads
@@ -35,23 +36,6 @@ class DiskSettings:
     num_readers: int = 1
     reads_ahead: bool = True  # otherwise `read` itself waits for the disk
     write_queue_bytes: int = 64 * 2**20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DiskStats:
-    """The tier in numbers."""
-
-    is_usable: bool
-    num_pages: int
-    num_bytes: int
-    budget_bytes: int
-    num_writing: int  # accepted, not yet answered
-    num_reading: int
-    num_erasing: int
-    num_written: int
-    num_read: int
-    num_failed_reads: int
-    lost: Mapping[LossCause, int]
 
 
 @dataclass(slots=True, eq=False)
@@ -181,7 +165,7 @@ class DiskPages:
                 num_written=counts.written,
                 num_read=counts.read,
                 num_failed_reads=counts.failed_reads,
-                lost=self._losses.counts,
+                lost={cause.value: num for cause, num in self._losses.counts.items()},
             )
 
     def close(self) -> None:

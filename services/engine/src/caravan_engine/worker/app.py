@@ -16,6 +16,7 @@ from caravan_engine.backends.llama_cpp import KvType, LlamaCppBackend, LlamaCppS
 from caravan_engine.control.events import LoadPhase, ModelDetails, Progress, Ready
 from caravan_engine.control.settings import WorkerSettings
 from caravan_engine.domain.errors import DrainingError
+from caravan_engine.domain.kv_numbers import KvUnit
 from caravan_engine.domain.kv_setup import make_kv_manager
 from caravan_engine.domain.limits import SchedulerLimits
 from caravan_engine.domain.model_facts import ModelFacts, Pooling
@@ -31,6 +32,7 @@ from caravan_engine.runtime.engine_loop import EngineLoop
 from caravan_engine.runtime.output_stream import LoopNotifier
 from caravan_engine.runtime.page_mover import PagedMemory
 from caravan_engine.storage.checksums import checksum
+from caravan_engine.storage.disk_pages import DiskPages
 from caravan_engine.worker.host_pipe import HostPipe
 from caravan_engine.worker.memory import resident_bytes
 from caravan_engine.worker.page_disk import open_page_disk
@@ -75,6 +77,7 @@ class WorkerApp:
             sampler=no_sampler() if settings.telemetry_address is None else inner_sampler(),
         )
         self._engine: EngineLoop | None = None
+        self._disk: DiskPages | None = None
         self._server: RpcServer | None = None
         self._resources = contextlib.AsyncExitStack()
 
@@ -126,6 +129,7 @@ class WorkerApp:
             limits,
             vocabulary_size=backend.vocabulary.size,
             has_chat_template=renderer is not None,
+            kv_unit=KvUnit.PAGES if backend.can_cut else KvUnit.SEQUENCES,
         )
         self._host.say(Ready(port=server.port, details=details))
 
@@ -211,9 +215,8 @@ class WorkerApp:
 
     async def _open_memory(self, backend: LlamaCppBackend, bytes_per_token: int) -> PagedMemory:
         options = kv_options(self._settings, backend, bytes_per_token)
-        if not backend.can_cut:
-            _log.info("memory is kept by whole sequences", extra={"model": self._settings.model})
-        disk = await in_thread(
+        self._tell_unit(backend)
+        self._disk = disk = await in_thread(
             partial(open_page_disk, self._settings, backend.layout, self._wake_engine)
         )
         if disk is None:
@@ -223,6 +226,18 @@ class WorkerApp:
         if kv.store:
             kv.store.found_on_disk(disk.found())
         return PagedMemory(kv, checksum)
+
+    def _tell_unit(self, backend: LlamaCppBackend) -> None:
+        """Says by what memory is kept, and why not by pages."""
+        extra = {"model": self._settings.model}
+        if backend.can_cut:
+            _log.info("memory is kept by pages", extra=extra)
+        elif self._settings.kv.paged:
+            cause = "the model's memory can't be divided"
+            _log.warning("memory is kept by whole sequences", extra={**extra, "cause": cause})
+        else:
+            cause = "paging is off"
+            _log.info("memory is kept by whole sequences", extra={**extra, "cause": cause})
 
     def _wake_engine(self) -> None:
         """The disk has news for the decode thread; called by any thread."""
@@ -237,7 +252,8 @@ class WorkerApp:
         pooling: Pooling | None,
     ) -> RpcServer:
         def stats() -> stats_pb.WorkerStats:
-            return to_stats(engine.stats(), facts, resident_bytes=resident_bytes())
+            disk = self._disk.stats() if self._disk else None
+            return to_stats(engine.stats(), facts, resident_bytes=resident_bytes(), disk=disk)
 
         server = RpcServer(
             self._settings.address,
@@ -306,7 +322,12 @@ def _template_variables(facts: ModelFacts, backend: LlamaCppBackend) -> dict[str
 
 
 def _details(
-    facts: ModelFacts, limits: SchedulerLimits, *, vocabulary_size: int, has_chat_template: bool
+    facts: ModelFacts,
+    limits: SchedulerLimits,
+    *,
+    vocabulary_size: int,
+    has_chat_template: bool,
+    kv_unit: KvUnit,
 ) -> ModelDetails:
     return ModelDetails(
         architecture=facts.architecture,
@@ -316,4 +337,5 @@ def _details(
         vocabulary_size=vocabulary_size,
         layer_count=facts.num_layers,
         has_chat_template=has_chat_template,
+        kv_unit=kv_unit,
     )

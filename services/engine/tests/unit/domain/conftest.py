@@ -149,7 +149,7 @@ class Rig:
             for index in range(request.choice_count)
         ]
         group = SequenceGroup(request, sequences, output=sequences[0].output, arrived=self.clock())
-        self.gate.enter()
+        self.gate.enter(request.priority)
         self.scheduler.submit(group)
         return group
 

@@ -464,7 +464,9 @@ async def test_a_thousand_random_disconnects_leave_nothing_behind(make_engine):
     await asyncio.wrap_future(engine.drain())
     stats = engine.stats()
     assert backend.num_used_cells == 0
-    assert (stats.num_waiting, stats.gauges) == (0, type(stats.gauges)())
+    gauges = stats.gauges
+    assert (gauges.num_running, gauges.num_paused, gauges.num_parked) == (0, 0, 0)
+    assert (stats.num_waiting, gauges.kv.num_used_cells, gauges.kv.num_seated) == (0, 0, 0)
     assert sum(stats.outcomes.values()) == 1000
     assert threading.active_count() <= threads
     assert len(asyncio.all_tasks()) == 1

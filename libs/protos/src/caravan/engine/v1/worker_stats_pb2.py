@@ -22,24 +22,33 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from caravan.model.v1 import model_pb2 as caravan_dot_model_dot_v1_dot_model__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$caravan/engine/v1/worker_stats.proto\x12\x11\x63\x61ravan.engine.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbe\x05\n\x0bWorkerStats\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rreplica_index\x18\x03 \x01(\r\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12input_tokens_total\x18\x05 \x01(\x04\x12\x1b\n\x13output_tokens_total\x18\x06 \x01(\x04\x12\x31\n\x08outcomes\x18\x07 \x03(\x0b\x32\x1f.caravan.engine.v1.OutcomeCount\x12!\n\x19prefix_query_tokens_total\x18\x08 \x01(\x04\x12\x1f\n\x17prefix_hit_tokens_total\x18\t \x01(\x04\x12\x13\n\x0bsteps_total\x18\n \x01(\x04\x12\x15\n\rrunning_count\x18\x0b \x01(\r\x12\x15\n\rwaiting_count\x18\x0c \x01(\r\x12\x14\n\x0cpaused_count\x18\r \x01(\r\x12\x12\n\nseat_count\x18\x0e \x01(\r\x12\x17\n\x0fused_cell_count\x18\x0f \x01(\r\x12\x12\n\ncell_count\x18\x10 \x01(\r\x12 \n\x18output_tokens_per_second\x18\x11 \x01(\x01\x12\x16\n\x0eresident_bytes\x18\x12 \x01(\x04\x12\x17\n\x0fgpu_layer_count\x18\x13 \x01(\r\x12\x17\n\x0f\x63pu_layer_count\x18\x14 \x01(\r\x12\x30\n\nhistograms\x18\x15 \x03(\x0b\x32\x1c.caravan.engine.v1.Histogram\x12\x16\n\x0e\x63ontext_tokens\x18\x16 \x01(\r\x12\x30\n\x07\x64\x65vices\x18\x17 \x03(\x0b\x32\x1f.caravan.engine.v1.DeviceMemory\x12\x14\n\x0cstep_running\x18\x18 \x01(\x08\".\n\x0cOutcomeCount\x12\x0f\n\x07outcome\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\"o\n\tHistogram\x12.\n\x04kind\x18\x01 \x01(\x0e\x32 .caravan.engine.v1.HistogramKind\x12\x0e\n\x06\x62ounds\x18\x02 \x03(\x01\x12\x15\n\rbucket_counts\x18\x03 \x03(\x04\x12\x0b\n\x03sum\x18\x04 \x01(\x01\"G\n\x0c\x44\x65viceMemory\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x12\n\nused_bytes\x18\x02 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04*\x9e\x03\n\rHistogramKind\x12\x1e\n\x1aHISTOGRAM_KIND_UNSPECIFIED\x10\x00\x12.\n*HISTOGRAM_KIND_TIME_TO_FIRST_TOKEN_SECONDS\x10\x01\x12.\n*HISTOGRAM_KIND_INTER_TOKEN_LATENCY_SECONDS\x10\x02\x12\x30\n,HISTOGRAM_KIND_TIME_PER_OUTPUT_TOKEN_SECONDS\x10\x03\x12%\n!HISTOGRAM_KIND_END_TO_END_SECONDS\x10\x04\x12 \n\x1cHISTOGRAM_KIND_QUEUE_SECONDS\x10\x05\x12$\n HISTOGRAM_KIND_INFERENCE_SECONDS\x10\x06\x12\"\n\x1eHISTOGRAM_KIND_PREFILL_SECONDS\x10\x07\x12!\n\x1dHISTOGRAM_KIND_DECODE_SECONDS\x10\x08\x12%\n!HISTOGRAM_KIND_REQUEST_LATENCY_MS\x10\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$caravan/engine/v1/worker_stats.proto\x12\x11\x63\x61ravan.engine.v1\x1a\x1c\x63\x61ravan/model/v1/model.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9a\x0c\n\x0bWorkerStats\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rreplica_index\x18\x03 \x01(\r\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12input_tokens_total\x18\x05 \x01(\x04\x12\x1b\n\x13output_tokens_total\x18\x06 \x01(\x04\x12\x31\n\x08outcomes\x18\x07 \x03(\x0b\x32\x1f.caravan.engine.v1.OutcomeCount\x12!\n\x19prefix_query_tokens_total\x18\x08 \x01(\x04\x12\x1f\n\x17prefix_hit_tokens_total\x18\t \x01(\x04\x12\x13\n\x0bsteps_total\x18\n \x01(\x04\x12\x15\n\rrunning_count\x18\x0b \x01(\r\x12\x15\n\rwaiting_count\x18\x0c \x01(\r\x12\x14\n\x0cpaused_count\x18\r \x01(\r\x12\x12\n\nseat_count\x18\x0e \x01(\r\x12\x17\n\x0fused_cell_count\x18\x0f \x01(\r\x12\x12\n\ncell_count\x18\x10 \x01(\r\x12 \n\x18output_tokens_per_second\x18\x11 \x01(\x01\x12\x16\n\x0eresident_bytes\x18\x12 \x01(\x04\x12\x17\n\x0fgpu_layer_count\x18\x13 \x01(\r\x12\x17\n\x0f\x63pu_layer_count\x18\x14 \x01(\r\x12\x30\n\nhistograms\x18\x15 \x03(\x0b\x32\x1c.caravan.engine.v1.Histogram\x12\x16\n\x0e\x63ontext_tokens\x18\x16 \x01(\r\x12\x30\n\x07\x64\x65vices\x18\x17 \x03(\x0b\x32\x1f.caravan.engine.v1.DeviceMemory\x12\x14\n\x0cstep_running\x18\x18 \x01(\x08\x12\x37\n\x0ewaiting_counts\x18\x19 \x03(\x0b\x32\x1f.caravan.engine.v1.WaitingCount\x12\x14\n\x0cparked_count\x18\x1a \x01(\r\x12\x16\n\x0eparkings_total\x18\x1b \x01(\x04\x12\x1a\n\x12step_seconds_total\x18\x1c \x01(\x01\x12)\n\x07kv_unit\x18\x1d \x01(\x0e\x32\x18.caravan.model.v1.KvUnit\x12\x18\n\x10page_token_count\x18\x1e \x01(\r\x12\x17\n\x0fidle_cell_count\x18\x1f \x01(\r\x12\x19\n\x11highest_used_cell\x18  \x01(\r\x12\x17\n\x0f\x63\x65ll_page_count\x18! \x01(\r\x12\x17\n\x0fidle_page_count\x18\" \x01(\r\x12\x17\n\x0fhost_page_count\x18# \x01(\r\x12\x17\n\x0fhost_page_bytes\x18$ \x01(\x04\x12\x1d\n\x15host_page_token_count\x18% \x01(\x04\x12\x19\n\x11host_budget_bytes\x18& \x01(\x04\x12\x17\n\x0f\x64isk_page_count\x18\' \x01(\r\x12\x17\n\x0f\x64isk_page_bytes\x18( \x01(\x04\x12\x19\n\x11\x64isk_budget_bytes\x18) \x01(\x04\x12\x34\n\npage_moves\x18* \x03(\x0b\x32 .caravan.engine.v1.PageMoveCount\x12\x1c\n\x14\x63\x65ll_evictions_total\x18+ \x01(\x04\x12\x1c\n\x14host_evictions_total\x18, \x01(\x04\x12\x1d\n\x15pages_coalesced_total\x18- \x01(\x04\x12\x1b\n\x13pages_damaged_total\x18. \x01(\x04\x12\x1a\n\x12\x64isk_reads_pending\x18/ \x01(\r\x12\x18\n\x10\x64isk_reads_total\x18\x30 \x01(\x04\x12 \n\x18\x64isk_read_failures_total\x18\x31 \x01(\x04\x12\x1b\n\x13\x64isk_writes_pending\x18\x32 \x01(\r\x12\x19\n\x11\x64isk_writes_total\x18\x33 \x01(\x04\x12\x35\n\x0b\x64isk_losses\x18\x34 \x03(\x0b\x32 .caravan.engine.v1.DiskLossCount\"/\n\x0cWaitingCount\x12\x10\n\x08priority\x18\x01 \x01(\r\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"s\n\rPageMoveCount\x12-\n\x04kind\x18\x01 \x01(\x0e\x32\x1f.caravan.engine.v1.PageMoveKind\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\x12\x13\n\x0btoken_count\x18\x03 \x01(\x04\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\"-\n\rDiskLossCount\x12\r\n\x05\x63\x61use\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\".\n\x0cOutcomeCount\x12\x0f\n\x07outcome\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\"o\n\tHistogram\x12.\n\x04kind\x18\x01 \x01(\x0e\x32 .caravan.engine.v1.HistogramKind\x12\x0e\n\x06\x62ounds\x18\x02 \x03(\x01\x12\x15\n\rbucket_counts\x18\x03 \x03(\x04\x12\x0b\n\x03sum\x18\x04 \x01(\x01\"G\n\x0c\x44\x65viceMemory\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x12\n\nused_bytes\x18\x02 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04*\x9e\x03\n\rHistogramKind\x12\x1e\n\x1aHISTOGRAM_KIND_UNSPECIFIED\x10\x00\x12.\n*HISTOGRAM_KIND_TIME_TO_FIRST_TOKEN_SECONDS\x10\x01\x12.\n*HISTOGRAM_KIND_INTER_TOKEN_LATENCY_SECONDS\x10\x02\x12\x30\n,HISTOGRAM_KIND_TIME_PER_OUTPUT_TOKEN_SECONDS\x10\x03\x12%\n!HISTOGRAM_KIND_END_TO_END_SECONDS\x10\x04\x12 \n\x1cHISTOGRAM_KIND_QUEUE_SECONDS\x10\x05\x12$\n HISTOGRAM_KIND_INFERENCE_SECONDS\x10\x06\x12\"\n\x1eHISTOGRAM_KIND_PREFILL_SECONDS\x10\x07\x12!\n\x1dHISTOGRAM_KIND_DECODE_SECONDS\x10\x08\x12%\n!HISTOGRAM_KIND_REQUEST_LATENCY_MS\x10\t*\x82\x01\n\x0cPageMoveKind\x12\x1e\n\x1aPAGE_MOVE_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15PAGE_MOVE_KIND_EXPORT\x10\x01\x12\x1a\n\x16PAGE_MOVE_KIND_RESTORE\x10\x02\x12\x1b\n\x17PAGE_MOVE_KIND_RELOCATE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'caravan.engine.v1.worker_stats_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_HISTOGRAMKIND']._serialized_start=1032
-  _globals['_HISTOGRAMKIND']._serialized_end=1446
-  _globals['_WORKERSTATS']._serialized_start=93
-  _globals['_WORKERSTATS']._serialized_end=795
-  _globals['_OUTCOMECOUNT']._serialized_start=797
-  _globals['_OUTCOMECOUNT']._serialized_end=843
-  _globals['_HISTOGRAM']._serialized_start=845
-  _globals['_HISTOGRAM']._serialized_end=956
-  _globals['_DEVICEMEMORY']._serialized_start=958
-  _globals['_DEVICEMEMORY']._serialized_end=1029
+  _globals['_HISTOGRAMKIND']._serialized_start=2135
+  _globals['_HISTOGRAMKIND']._serialized_end=2549
+  _globals['_PAGEMOVEKIND']._serialized_start=2552
+  _globals['_PAGEMOVEKIND']._serialized_end=2682
+  _globals['_WORKERSTATS']._serialized_start=123
+  _globals['_WORKERSTATS']._serialized_end=1685
+  _globals['_WAITINGCOUNT']._serialized_start=1687
+  _globals['_WAITINGCOUNT']._serialized_end=1734
+  _globals['_PAGEMOVECOUNT']._serialized_start=1736
+  _globals['_PAGEMOVECOUNT']._serialized_end=1851
+  _globals['_DISKLOSSCOUNT']._serialized_start=1853
+  _globals['_DISKLOSSCOUNT']._serialized_end=1898
+  _globals['_OUTCOMECOUNT']._serialized_start=1900
+  _globals['_OUTCOMECOUNT']._serialized_end=1946
+  _globals['_HISTOGRAM']._serialized_start=1948
+  _globals['_HISTOGRAM']._serialized_end=2059
+  _globals['_DEVICEMEMORY']._serialized_start=2061
+  _globals['_DEVICEMEMORY']._serialized_end=2132
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,7 @@
 isort:skip_file
 The numbers of a worker."""
 
+from caravan.model.v1 import model_pb2 as _model_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -72,6 +73,34 @@ HISTOGRAM_KIND_REQUEST_LATENCY_MS: HistogramKind.ValueType  # 9
 """Milliseconds from arrival to the end."""
 Global___HistogramKind: _TypeAlias = HistogramKind  # noqa: Y015
 
+class _PageMoveKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PageMoveKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PageMoveKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PAGE_MOVE_KIND_UNSPECIFIED: _PageMoveKind.ValueType  # 0
+    """Never sent."""
+    PAGE_MOVE_KIND_EXPORT: _PageMoveKind.ValueType  # 1
+    """Out of cells."""
+    PAGE_MOVE_KIND_RESTORE: _PageMoveKind.ValueType  # 2
+    """Into cells."""
+    PAGE_MOVE_KIND_RELOCATE: _PageMoveKind.ValueType  # 3
+    """From high cells to low ones."""
+
+class PageMoveKind(_PageMoveKind, metaclass=_PageMoveKindEnumTypeWrapper):
+    """PageMoveKind is how a page's memory is copied."""
+
+PAGE_MOVE_KIND_UNSPECIFIED: PageMoveKind.ValueType  # 0
+"""Never sent."""
+PAGE_MOVE_KIND_EXPORT: PageMoveKind.ValueType  # 1
+"""Out of cells."""
+PAGE_MOVE_KIND_RESTORE: PageMoveKind.ValueType  # 2
+"""Into cells."""
+PAGE_MOVE_KIND_RELOCATE: PageMoveKind.ValueType  # 3
+"""From high cells to low ones."""
+Global___PageMoveKind: _TypeAlias = PageMoveKind  # noqa: Y015
+
 @_typing.final
 class WorkerStats(_message.Message):
     """WorkerStats is a snapshot. Counters and histograms count from the start of the process, which
@@ -104,6 +133,34 @@ class WorkerStats(_message.Message):
     CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     DEVICES_FIELD_NUMBER: _builtins.int
     STEP_RUNNING_FIELD_NUMBER: _builtins.int
+    WAITING_COUNTS_FIELD_NUMBER: _builtins.int
+    PARKED_COUNT_FIELD_NUMBER: _builtins.int
+    PARKINGS_TOTAL_FIELD_NUMBER: _builtins.int
+    STEP_SECONDS_TOTAL_FIELD_NUMBER: _builtins.int
+    KV_UNIT_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    IDLE_CELL_COUNT_FIELD_NUMBER: _builtins.int
+    HIGHEST_USED_CELL_FIELD_NUMBER: _builtins.int
+    CELL_PAGE_COUNT_FIELD_NUMBER: _builtins.int
+    IDLE_PAGE_COUNT_FIELD_NUMBER: _builtins.int
+    HOST_PAGE_COUNT_FIELD_NUMBER: _builtins.int
+    HOST_PAGE_BYTES_FIELD_NUMBER: _builtins.int
+    HOST_PAGE_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    HOST_BUDGET_BYTES_FIELD_NUMBER: _builtins.int
+    DISK_PAGE_COUNT_FIELD_NUMBER: _builtins.int
+    DISK_PAGE_BYTES_FIELD_NUMBER: _builtins.int
+    DISK_BUDGET_BYTES_FIELD_NUMBER: _builtins.int
+    PAGE_MOVES_FIELD_NUMBER: _builtins.int
+    CELL_EVICTIONS_TOTAL_FIELD_NUMBER: _builtins.int
+    HOST_EVICTIONS_TOTAL_FIELD_NUMBER: _builtins.int
+    PAGES_COALESCED_TOTAL_FIELD_NUMBER: _builtins.int
+    PAGES_DAMAGED_TOTAL_FIELD_NUMBER: _builtins.int
+    DISK_READS_PENDING_FIELD_NUMBER: _builtins.int
+    DISK_READS_TOTAL_FIELD_NUMBER: _builtins.int
+    DISK_READ_FAILURES_TOTAL_FIELD_NUMBER: _builtins.int
+    DISK_WRITES_PENDING_FIELD_NUMBER: _builtins.int
+    DISK_WRITES_TOTAL_FIELD_NUMBER: _builtins.int
+    DISK_LOSSES_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Names this very process."""
     model: _builtins.str
@@ -115,17 +172,19 @@ class WorkerStats(_message.Message):
     output_tokens_total: _builtins.int
     """Generated tokens."""
     prefix_query_tokens_total: _builtins.int
-    """Tokens looked up in the prefix cache."""
+    """Input tokens that were looked up in the prefix cache: those of each request once, when it
+    begins.
+    """
     prefix_hit_tokens_total: _builtins.int
-    """Tokens found in the prefix cache."""
+    """Those of them that were found and not computed again."""
     steps_total: _builtins.int
     """Steps that computed something."""
     running_count: _builtins.int
-    """Sequences that decode together now."""
+    """Sequences that have a seat now, paused ones included."""
     waiting_count: _builtins.int
-    """Requests in the queue."""
+    """Requests in the queue, parked ones not included."""
     paused_count: _builtins.int
-    """Sequences that wait for their client to read."""
+    """Those of the running sequences that wait for their client to read."""
     seat_count: _builtins.int
     """Most sequences that can decode together."""
     used_cell_count: _builtins.int
@@ -144,6 +203,56 @@ class WorkerStats(_message.Message):
     """Most tokens in the context of one request."""
     step_running: _builtins.bool
     """Whether a step is being computed at this moment; one that goes on for ever is a hang."""
+    parked_count: _builtins.int
+    """Requests that gave up their seats and go on later."""
+    parkings_total: _builtins.int
+    """How often a request gave up its seats."""
+    step_seconds_total: _builtins.float
+    """Seconds that steps took."""
+    kv_unit: _model_pb2.KvUnit.ValueType
+    """What positions are shared, moved and kept by."""
+    page_token_count: _builtins.int
+    """Tokens of a full page; 0 with whole sequences."""
+    idle_cell_count: _builtins.int
+    """Cells that only idle pages hold."""
+    highest_used_cell: _builtins.int
+    """Cells up to and with the highest one in use, on which the cost of a step depends on a CPU."""
+    cell_page_count: _builtins.int
+    """Full pages that all cells in use would make, running and idle; of whole sequences, how many."""
+    idle_page_count: _builtins.int
+    """Pages that stay in cells while nobody uses them."""
+    host_page_count: _builtins.int
+    """Pages in host memory."""
+    host_page_bytes: _builtins.int
+    """Bytes of pages in host memory."""
+    host_page_token_count: _builtins.int
+    """Tokens of pages in host memory."""
+    host_budget_bytes: _builtins.int
+    """Most bytes of pages in host memory."""
+    disk_page_count: _builtins.int
+    """Pages on disk."""
+    disk_page_bytes: _builtins.int
+    """Bytes of pages on disk."""
+    disk_budget_bytes: _builtins.int
+    """Most bytes of pages on disk; 0 without a disk tier."""
+    cell_evictions_total: _builtins.int
+    """Pages that left cells for want of room, or because they did not pay."""
+    host_evictions_total: _builtins.int
+    """Pages that left host memory for want of room."""
+    pages_coalesced_total: _builtins.int
+    """Pages that became part of a longer one."""
+    pages_damaged_total: _builtins.int
+    """Pages that could not be restored and were dropped."""
+    disk_reads_pending: _builtins.int
+    """Pages that are being read from disk, or wait for it."""
+    disk_reads_total: _builtins.int
+    """Pages read from disk."""
+    disk_read_failures_total: _builtins.int
+    """Reads that brought no page."""
+    disk_writes_pending: _builtins.int
+    """Pages that are being written to disk, or wait for it."""
+    disk_writes_total: _builtins.int
+    """Pages written to disk."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When the process started."""
@@ -159,6 +268,18 @@ class WorkerStats(_message.Message):
     @_builtins.property
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceMemory]:
         """Memory of devices that hold a part of the model."""
+
+    @_builtins.property
+    def waiting_counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___WaitingCount]:
+        """The requests in the queue by priority, ascending."""
+
+    @_builtins.property
+    def page_moves(self) -> _containers.RepeatedCompositeFieldContainer[Global___PageMoveCount]:
+        """Copies into and out of cells, and within them."""
+
+    @_builtins.property
+    def disk_losses(self) -> _containers.RepeatedCompositeFieldContainer[Global___DiskLossCount]:
+        """Why pages are not on disk, or no longer."""
 
     def __init__(
         self,
@@ -187,14 +308,128 @@ class WorkerStats(_message.Message):
         context_tokens: _builtins.int = ...,
         devices: _abc.Iterable[Global___DeviceMemory] | None = ...,
         step_running: _builtins.bool = ...,
+        waiting_counts: _abc.Iterable[Global___WaitingCount] | None = ...,
+        parked_count: _builtins.int = ...,
+        parkings_total: _builtins.int = ...,
+        step_seconds_total: _builtins.float = ...,
+        kv_unit: _model_pb2.KvUnit.ValueType = ...,
+        page_token_count: _builtins.int = ...,
+        idle_cell_count: _builtins.int = ...,
+        highest_used_cell: _builtins.int = ...,
+        cell_page_count: _builtins.int = ...,
+        idle_page_count: _builtins.int = ...,
+        host_page_count: _builtins.int = ...,
+        host_page_bytes: _builtins.int = ...,
+        host_page_token_count: _builtins.int = ...,
+        host_budget_bytes: _builtins.int = ...,
+        disk_page_count: _builtins.int = ...,
+        disk_page_bytes: _builtins.int = ...,
+        disk_budget_bytes: _builtins.int = ...,
+        page_moves: _abc.Iterable[Global___PageMoveCount] | None = ...,
+        cell_evictions_total: _builtins.int = ...,
+        host_evictions_total: _builtins.int = ...,
+        pages_coalesced_total: _builtins.int = ...,
+        pages_damaged_total: _builtins.int = ...,
+        disk_reads_pending: _builtins.int = ...,
+        disk_reads_total: _builtins.int = ...,
+        disk_read_failures_total: _builtins.int = ...,
+        disk_writes_pending: _builtins.int = ...,
+        disk_writes_total: _builtins.int = ...,
+        disk_losses: _abc.Iterable[Global___DiskLossCount] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell_count", b"cell_count", "context_tokens", b"context_tokens", "cpu_layer_count", b"cpu_layer_count", "devices", b"devices", "gpu_layer_count", b"gpu_layer_count", "histograms", b"histograms", "input_tokens_total", b"input_tokens_total", "model", b"model", "outcomes", b"outcomes", "output_tokens_per_second", b"output_tokens_per_second", "output_tokens_total", b"output_tokens_total", "paused_count", b"paused_count", "prefix_hit_tokens_total", b"prefix_hit_tokens_total", "prefix_query_tokens_total", b"prefix_query_tokens_total", "replica_index", b"replica_index", "resident_bytes", b"resident_bytes", "running_count", b"running_count", "seat_count", b"seat_count", "start_time", b"start_time", "step_running", b"step_running", "steps_total", b"steps_total", "used_cell_count", b"used_cell_count", "waiting_count", b"waiting_count", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell_count", b"cell_count", "cell_evictions_total", b"cell_evictions_total", "cell_page_count", b"cell_page_count", "context_tokens", b"context_tokens", "cpu_layer_count", b"cpu_layer_count", "devices", b"devices", "disk_budget_bytes", b"disk_budget_bytes", "disk_losses", b"disk_losses", "disk_page_bytes", b"disk_page_bytes", "disk_page_count", b"disk_page_count", "disk_read_failures_total", b"disk_read_failures_total", "disk_reads_pending", b"disk_reads_pending", "disk_reads_total", b"disk_reads_total", "disk_writes_pending", b"disk_writes_pending", "disk_writes_total", b"disk_writes_total", "gpu_layer_count", b"gpu_layer_count", "highest_used_cell", b"highest_used_cell", "histograms", b"histograms", "host_budget_bytes", b"host_budget_bytes", "host_evictions_total", b"host_evictions_total", "host_page_bytes", b"host_page_bytes", "host_page_count", b"host_page_count", "host_page_token_count", b"host_page_token_count", "idle_cell_count", b"idle_cell_count", "idle_page_count", b"idle_page_count", "input_tokens_total", b"input_tokens_total", "kv_unit", b"kv_unit", "model", b"model", "outcomes", b"outcomes", "output_tokens_per_second", b"output_tokens_per_second", "output_tokens_total", b"output_tokens_total", "page_moves", b"page_moves", "page_token_count", b"page_token_count", "pages_coalesced_total", b"pages_coalesced_total", "pages_damaged_total", b"pages_damaged_total", "parked_count", b"parked_count", "parkings_total", b"parkings_total", "paused_count", b"paused_count", "prefix_hit_tokens_total", b"prefix_hit_tokens_total", "prefix_query_tokens_total", b"prefix_query_tokens_total", "replica_index", b"replica_index", "resident_bytes", b"resident_bytes", "running_count", b"running_count", "seat_count", b"seat_count", "start_time", b"start_time", "step_running", b"step_running", "step_seconds_total", b"step_seconds_total", "steps_total", b"steps_total", "used_cell_count", b"used_cell_count", "waiting_count", b"waiting_count", "waiting_counts", b"waiting_counts", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkerStats: _TypeAlias = WorkerStats  # noqa: Y015
+
+@_typing.final
+class WaitingCount(_message.Message):
+    """WaitingCount counts requests that wait with one priority."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    priority: _builtins.int
+    """The priority that they came with, 0 to 100."""
+    count: _builtins.int
+    """How many."""
+    def __init__(
+        self,
+        *,
+        priority: _builtins.int = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "priority", b"priority"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitingCount: _TypeAlias = WaitingCount  # noqa: Y015
+
+@_typing.final
+class PageMoveCount(_message.Message):
+    """PageMoveCount counts one kind of copying."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    kind: Global___PageMoveKind.ValueType
+    """What was done."""
+    count: _builtins.int
+    """Pages, or stretches of positions when they were relocated."""
+    token_count: _builtins.int
+    """Their tokens."""
+    seconds: _builtins.float
+    """What it took."""
+    def __init__(
+        self,
+        *,
+        kind: Global___PageMoveKind.ValueType = ...,
+        count: _builtins.int = ...,
+        token_count: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "kind", b"kind", "seconds", b"seconds", "token_count", b"token_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PageMoveCount: _TypeAlias = PageMoveCount  # noqa: Y015
+
+@_typing.final
+class DiskLossCount(_message.Message):
+    """DiskLossCount counts pages that were lost for one cause."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAUSE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    cause: _builtins.str
+    """Such as `displaced`, `damaged`, `foreign` or `write_failed`."""
+    count: _builtins.int
+    """How many."""
+    def __init__(
+        self,
+        *,
+        cause: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "count", b"count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiskLossCount: _TypeAlias = DiskLossCount  # noqa: Y015
 
 @_typing.final
 class OutcomeCount(_message.Message):

@@ -24,21 +24,23 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63\x61ravan/model/v1/model.proto\x12\x10\x63\x61ravan.model.v1\"\xeb\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61liases\x18\x02 \x03(\t\x12+\n\x05state\x18\x03 \x01(\x0e\x32\x1c.caravan.model.v1.ModelState\x12\x14\n\x0cstate_detail\x18\x04 \x01(\t\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\x12\x12\n\nsize_bytes\x18\x06 \x01(\x04\x12/\n\x07\x64\x65tails\x18\x07 \x01(\x0b\x32\x1e.caravan.model.v1.ModelDetails\x12+\n\x08replicas\x18\x08 \x03(\x0b\x32\x19.caravan.model.v1.Replica\"\xae\x01\n\x0cModelDetails\x12\x14\n\x0c\x61rchitecture\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\r\x12\x12\n\ncell_count\x18\x04 \x01(\r\x12\x17\n\x0fvocabulary_size\x18\x05 \x01(\r\x12\x13\n\x0blayer_count\x18\x06 \x01(\r\x12\x19\n\x11has_chat_template\x18\x07 \x01(\x08\"\x9c\x01\n\x07Replica\x12\r\n\x05index\x18\x01 \x01(\r\x12-\n\x05state\x18\x02 \x01(\x0e\x32\x1e.caravan.model.v1.ReplicaState\x12\x15\n\rrestart_count\x18\x03 \x01(\r\x12\x14\n\x0cstate_detail\x18\x04 \x01(\t\x12\x17\n\nprocess_id\x18\x05 \x01(\rH\x00\x88\x01\x01\x42\r\n\x0b_process_id*\xa5\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x04\x12\x16\n\x12MODEL_STATE_FAILED\x10\x05*\xb6\x01\n\x0cReplicaState\x12\x1d\n\x19REPLICA_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16REPLICA_STATE_STARTING\x10\x01\x12\x17\n\x13REPLICA_STATE_READY\x10\x02\x12\x1a\n\x16REPLICA_STATE_DRAINING\x10\x03\x12\x1c\n\x18REPLICA_STATE_RESTARTING\x10\x04\x12\x18\n\x14REPLICA_STATE_FAILED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63\x61ravan/model/v1/model.proto\x12\x10\x63\x61ravan.model.v1\"\xeb\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61liases\x18\x02 \x03(\t\x12+\n\x05state\x18\x03 \x01(\x0e\x32\x1c.caravan.model.v1.ModelState\x12\x14\n\x0cstate_detail\x18\x04 \x01(\t\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\x12\x12\n\nsize_bytes\x18\x06 \x01(\x04\x12/\n\x07\x64\x65tails\x18\x07 \x01(\x0b\x32\x1e.caravan.model.v1.ModelDetails\x12+\n\x08replicas\x18\x08 \x03(\x0b\x32\x19.caravan.model.v1.Replica\"\xd9\x01\n\x0cModelDetails\x12\x14\n\x0c\x61rchitecture\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\r\x12\x12\n\ncell_count\x18\x04 \x01(\r\x12\x17\n\x0fvocabulary_size\x18\x05 \x01(\r\x12\x13\n\x0blayer_count\x18\x06 \x01(\r\x12\x19\n\x11has_chat_template\x18\x07 \x01(\x08\x12)\n\x07kv_unit\x18\x08 \x01(\x0e\x32\x18.caravan.model.v1.KvUnit\"\x9c\x01\n\x07Replica\x12\r\n\x05index\x18\x01 \x01(\r\x12-\n\x05state\x18\x02 \x01(\x0e\x32\x1e.caravan.model.v1.ReplicaState\x12\x15\n\rrestart_count\x18\x03 \x01(\r\x12\x14\n\x0cstate_detail\x18\x04 \x01(\t\x12\x17\n\nprocess_id\x18\x05 \x01(\rH\x00\x88\x01\x01\x42\r\n\x0b_process_id*\xa5\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x04\x12\x16\n\x12MODEL_STATE_FAILED\x10\x05*K\n\x06KvUnit\x12\x17\n\x13KV_UNIT_UNSPECIFIED\x10\x00\x12\x11\n\rKV_UNIT_PAGES\x10\x01\x12\x15\n\x11KV_UNIT_SEQUENCES\x10\x02*\xb6\x01\n\x0cReplicaState\x12\x1d\n\x19REPLICA_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16REPLICA_STATE_STARTING\x10\x01\x12\x17\n\x13REPLICA_STATE_READY\x10\x02\x12\x1a\n\x16REPLICA_STATE_DRAINING\x10\x03\x12\x1c\n\x18REPLICA_STATE_RESTARTING\x10\x04\x12\x18\n\x14REPLICA_STATE_FAILED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'caravan.model.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODELSTATE']._serialized_start=625
-  _globals['_MODELSTATE']._serialized_end=790
-  _globals['_REPLICASTATE']._serialized_start=793
-  _globals['_REPLICASTATE']._serialized_end=975
+  _globals['_MODELSTATE']._serialized_start=668
+  _globals['_MODELSTATE']._serialized_end=833
+  _globals['_KVUNIT']._serialized_start=835
+  _globals['_KVUNIT']._serialized_end=910
+  _globals['_REPLICASTATE']._serialized_start=913
+  _globals['_REPLICASTATE']._serialized_end=1095
   _globals['_MODEL']._serialized_start=51
   _globals['_MODEL']._serialized_end=286
   _globals['_MODELDETAILS']._serialized_start=289
-  _globals['_MODELDETAILS']._serialized_end=463
-  _globals['_REPLICA']._serialized_start=466
-  _globals['_REPLICA']._serialized_end=622
+  _globals['_MODELDETAILS']._serialized_end=506
+  _globals['_REPLICA']._serialized_start=509
+  _globals['_REPLICA']._serialized_end=665
 # @@protoc_insertion_point(module_scope)

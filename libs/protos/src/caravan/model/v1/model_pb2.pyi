@@ -55,6 +55,34 @@ MODEL_STATE_FAILED: ModelState.ValueType  # 5
 """No replica could be brought up; `state_detail` says why."""
 Global___ModelState: _TypeAlias = ModelState  # noqa: Y015
 
+class _KvUnit:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _KvUnitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KvUnit.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    KV_UNIT_UNSPECIFIED: _KvUnit.ValueType  # 0
+    """Not known."""
+    KV_UNIT_PAGES: _KvUnit.ValueType  # 1
+    """Pages: any beginning that two texts have in common is shared."""
+    KV_UNIT_SEQUENCES: _KvUnit.ValueType  # 2
+    """Whole sequences, because the model's memory can't be divided or paging is off: only a text that
+    another one begins with as a whole is found again.
+    """
+
+class KvUnit(_KvUnit, metaclass=_KvUnitEnumTypeWrapper):
+    """KvUnit is what computed positions are shared, moved and kept by."""
+
+KV_UNIT_UNSPECIFIED: KvUnit.ValueType  # 0
+"""Not known."""
+KV_UNIT_PAGES: KvUnit.ValueType  # 1
+"""Pages: any beginning that two texts have in common is shared."""
+KV_UNIT_SEQUENCES: KvUnit.ValueType  # 2
+"""Whole sequences, because the model's memory can't be divided or paging is off: only a text that
+another one begins with as a whole is found again.
+"""
+Global___KvUnit: _TypeAlias = KvUnit  # noqa: Y015
+
 class _ReplicaState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -160,6 +188,7 @@ class ModelDetails(_message.Message):
     VOCABULARY_SIZE_FIELD_NUMBER: _builtins.int
     LAYER_COUNT_FIELD_NUMBER: _builtins.int
     HAS_CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
+    KV_UNIT_FIELD_NUMBER: _builtins.int
     architecture: _builtins.str
     """Architecture, such as `llama`."""
     description: _builtins.str
@@ -174,6 +203,8 @@ class ModelDetails(_message.Message):
     """Number of layers."""
     has_chat_template: _builtins.bool
     """Whether it has a chat template."""
+    kv_unit: Global___KvUnit.ValueType
+    """How computed positions are shared, moved and kept."""
     def __init__(
         self,
         *,
@@ -184,10 +215,11 @@ class ModelDetails(_message.Message):
         vocabulary_size: _builtins.int = ...,
         layer_count: _builtins.int = ...,
         has_chat_template: _builtins.bool = ...,
+        kv_unit: Global___KvUnit.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "cell_count", b"cell_count", "context_tokens", b"context_tokens", "description", b"description", "has_chat_template", b"has_chat_template", "layer_count", b"layer_count", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "cell_count", b"cell_count", "context_tokens", b"context_tokens", "description", b"description", "has_chat_template", b"has_chat_template", "kv_unit", b"kv_unit", "layer_count", b"layer_count", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
