@@ -129,7 +129,7 @@ class FakeBackend:
         """See `domain.ports.Backend`."""
         its = self._places.get(source, {})
         mine = self._places.setdefault(target, {})
-        for position in range(start, end):
+        for position in (each for each in range(start, end) if each in its):
             if position in mine:
                 raise AssertionError(f"sequence {target} has two cells for {position}")
             mine[position] = its[position]
@@ -137,8 +137,9 @@ class FakeBackend:
                 cell.holders.add(target)
 
     def export_page(self, seq_id: int, start: int, end: int) -> memoryview:
-        """See `domain.ports.Backend`."""
-        cells = [self._cell(seq_id, position) for position in range(start, end)]
+        """See `domain.ports.Backend`; like llama.cpp it copies what is there."""
+        places = self._places.get(seq_id, {})
+        cells = [self._cell(seq_id, each) for each in range(start, end) if each in places]
         rows = [(cell.position, cell.token, cell.digest) for cell in cells]
         return memoryview(bytearray(np.array(rows, np.int64).tobytes()))
 
@@ -168,7 +169,8 @@ class FakeBackend:
             self._store(plan.chunks[: len(plan.chunks) // 2 + 1])
             raise BackendFailureError(code)
         self._store(plan.chunks)
-        return np.array([self._row(chunk.seq_id) for chunk, _ in plan.sampling()], np.float32)
+        rows = [self.row_after(self.history(chunk.seq_id)) for chunk, _ in plan.sampling()]
+        return np.array(rows, np.float32)
 
     def embed(self, plan: StepPlan) -> npt.NDArray[np.float32]:
         """See `domain.ports.Backend`; a token's vector says its place and what came before it."""
@@ -214,6 +216,12 @@ class FakeBackend:
         """Returns the tokens that it computed for a sequence, in the order of their positions."""
         return [self._cell(seq_id, at).token for at in sorted(self._places.get(seq_id, {}))]
 
+    def row_after(self, history: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Returns the logits after a history."""
+        row = np.full(VOCABULARY_SIZE, self.fill(history), np.float32)
+        row[self.next_token(history)] += 10
+        return row
+
     def close(self) -> None:
         """See `domain.ports.Backend`."""
         self.is_closed = True
@@ -245,12 +253,6 @@ class FakeBackend:
         if cell is None:
             raise AssertionError(f"sequence {seq_id} lost the cell of {position}")
         return cell
-
-    def _row(self, seq_id: int) -> npt.NDArray[np.float32]:
-        history = self.history(seq_id)
-        row = np.full(VOCABULARY_SIZE, self.fill(history), np.float32)
-        row[self.next_token(history)] += 10
-        return row
 
 
 class _TopK:

@@ -4,7 +4,7 @@ Owns who shares with whom and who waits for whom. Pages that nobody computes on 
 store's; whom to seat, and whom to park, is the scheduler's.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from caravan_engine.domain.cell_map import CellMap
@@ -17,6 +17,7 @@ from caravan_engine.domain.page_store import Filing, PageStore
 from caravan_engine.domain.pooling import Pooler
 from caravan_engine.domain.prefix_tree import Match, PageNode, common_length
 from caravan_engine.domain.sequence import Sequence
+from caravan_engine.domain.spoilt import spoilt_by
 from caravan_engine.domain.step import StepResult
 
 _LEAST_TO_FOLLOW = 16
@@ -102,12 +103,14 @@ class KvManager:
         self._prefetched.discard(sequence)
         place = self._places.pop(sequence, None)
         if place is not None:
+            self._let_go(sequence)
             self._file(sequence, place, now)
             self._work.release(place.seat)
 
     def park(self, sequence: Sequence, now: float) -> None:
         """Frees a sequence's cells for a time; its pages go where it finds them again."""
         place = self._places.pop(sequence)
+        self._let_go(sequence)
         self._pin(sequence, self._file(sequence, place, now))
         self._work.release(place.seat)
         sequence.num_computed = 0
@@ -127,8 +130,12 @@ class KvManager:
         self._cells.take(self._places[sequence].seat, start, num)
         sequence.num_computed = start + num
 
-    def moved(self, result: StepResult) -> None:
-        """Takes what the moves of a step brought, and what they and the step cost."""
+    def moved(self, result: StepResult) -> Collection[int]:
+        """Takes what the moves of a step brought, and what they and the step cost.
+
+        Returns:
+            The sequence ids that lack memory because pages could not be restored.
+        """
         self._costs.moved(result.move_times)
         plan = result.plan
         if plan.moves:
@@ -136,10 +143,14 @@ class KvManager:
         if plan.chunks and result.failure_code is None:
             is_prompt = plan.num_tokens > _MANY * len(plan.chunks)
             self._costs.stepped(result.decode_s, plan.num_tokens, is_prompt=is_prompt)
-        if self.store:
-            self.store.exported(result.images)
-            for failed in result.failed_imports:
-                self.store.damaged(failed.image.info.key)
+        if self.store is None:
+            return ()
+        spoilt = spoilt_by(result.failed_imports, plan.moves)
+        self.store.spoilt(spoilt)
+        self.store.exported(result.images)
+        for failed in result.failed_imports:
+            self.store.damaged(failed.image.info.key)
+        return spoilt.seq_ids
 
     def take_moves(self) -> tuple[Move, ...]:
         """Returns what the next step does to the cells first."""
@@ -236,11 +247,17 @@ class KvManager:
 
     # ── beginnings ──
 
+    def _let_go(self, leader: Sequence) -> None:
+        """Nobody waits any more for one who leaves: when he comes back he may wait for them."""
+        for place in self._places.values():
+            if place.leader is leader:
+                place.leader = None
+
     def _waits(self, place: _Place) -> bool:
         """Whether whom or what a sequence waits for is still to come."""
         place.awaited = [node for node in place.awaited if node.is_being_read]
         leader = place.leader
-        if place.awaited or leader is None or leader not in self._places:
+        if place.awaited or leader is None:
             return bool(place.awaited)
         return leader.num_computed < place.num_common and leader.paused_since is None
 

@@ -12,6 +12,7 @@ from caravan_engine.domain.ports import DiskNews, PageDisk, PageLost, PageRead, 
 from caravan_engine.domain.prefix_tree import Match, PageNode, PrefixTree, Tokens
 from caravan_engine.domain.residency import Residency
 from caravan_engine.domain.shelf import Shelf
+from caravan_engine.domain.spoilt import Spoilt
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +149,7 @@ class PageStore:
             elif length < len(part) and self._coalesces and len(child.tokens) < size:
                 self._absorb(child)
                 child = None
+                node = node if at else self.tree.root(filing.root)  # without pages it was gone
             if child is None:
                 child = self._add(node, part, now)
             yield child
@@ -169,7 +171,7 @@ class PageStore:
         if node.shelf is None and self._residency.lets_in(node, now):
             self._put_on_shelf(node, seq_id)
         is_kept = node.is_stored or node.is_on_its_way or self._export(node, seq_id)
-        if not is_kept and not node.children:
+        if not is_kept:  # nor can be reached what follows
             self.drop(node)
 
     def _export(self, node: PageNode, seq_id: int) -> bool:
@@ -211,6 +213,8 @@ class PageStore:
         key = news.image.info.key if isinstance(news, PageRead) else news.key
         node = self._by_key.get(key)
         if node is None:
+            if isinstance(news, PageWritten):  # it was dropped meanwhile
+                self._forget_on_disk((key,))
             return
         match news:
             case PageWritten():
@@ -296,6 +300,16 @@ class PageStore:
             self.num_damaged += 1
             self.drop(node)
 
+    def spoilt(self, spoilt: Spoilt) -> None:
+        """Drops pages that were copied or put on the shelf without what was to be restored."""
+        for node in self.shelf:
+            seq_id, info = node.shelf, node.info
+            if seq_id is not None and spoilt.lacks(seq_id, info.start, info.end):
+                self.drop(node)
+        for key in spoilt.keys:
+            if node_of_key := self._by_key.get(key):
+                self.drop(node_of_key)
+
     def drop_all(self, root: bytes) -> int:
         """Zeroes and drops every page of a tenant; returns how many there were."""
         node = self.tree.known_root(root)
@@ -313,8 +327,9 @@ class PageStore:
                 _zero(image)
             if (seq_id := self.shelf.remove(each)) is not None:
                 self._work.release(seq_id, each.info.start, each.info.end)
+            each.is_being_read = False  # what the disk answers reaches nobody any more
+            each.parent = None
         self._forget_on_disk([e.info.key for e in dropped if e.is_on_disk or e.is_being_written])
-        node.parent = None
         return len(dropped)
 
     def _drop_if_lost(self, node: PageNode) -> None:

@@ -3,6 +3,7 @@
 Owns seats and the queue. Knows no model, no text and no clock.
 """
 
+from collections.abc import Iterable
 from itertools import islice
 
 from caravan_engine.domain.admission import Admission, groups_of
@@ -85,9 +86,9 @@ class Scheduler:
 
     def apply(self, result: StepResult, now: float) -> None:
         """Takes what came of the plan that `schedule` returned last."""
-        self._kv.moved(result)
+        spoilt = self._kv.moved(result)
         if result.failed_imports:
-            self._recompute({each.seq_id for each in result.failed_imports})
+            self._recompute(spoilt)
             return
         if result.failure_code is not None:
             self._replay(result.plan, now)
@@ -211,30 +212,31 @@ class Scheduler:
 
     def _compose(self, now: float) -> tuple[Chunk, ...]:
         """Divides the step among those who may compute; parks somebody if cells run out."""
-        while True:
-            runnable = self._runnable()
-            needed = min(self._num_needed(runnable), self._limits.token_budget)
-            if self._kv.make_room(needed):
-                break
+        while not self._kv.make_room(needed := self._num_needed(runnable := self._runnable())):
             self._give_way(now)
         budget = min(self._limits.token_budget, max(self._kv.num_free, needed))
         return self._batch_policy.compose(runnable, budget) if runnable else ()
 
     def _give_way(self, now: float) -> None:
-        """Takes cells from whoever costs least; the last request gives up what it has double."""
+        """Takes cells from whoever costs least; the last request gives up what it has double.
+
+        All its choices but the first then take what they can from those before them.
+        """
         victim = self._admission.victim(self._running.values())
         if victim is not None:
             self._park(victim, now)
             return
-        *others, last = self._running.values()
-        if not others:
+        _, *others = self._running.values()
+        if not any(each.num_computed for each in others):
             raise RuntimeError("a request that the limits let in does not fit")
-        self._kv.begin_again(last)
+        for each in others:
+            self._kv.begin_again(each)
 
     def _num_needed(self, runnable: dict[int, Sequence]) -> int:
         """Returns the cells of a step that lets everybody decode, and some prompt go on."""
         num_decoding = sum(each.num_pending == 1 for each in runnable.values())
-        return num_decoding + (num_decoding < len(runnable))
+        wanted = num_decoding + (num_decoding < len(runnable))
+        return min(wanted, self._limits.token_budget)
 
     def _runnable(self) -> dict[int, Sequence]:
         """Returns who takes part in the step, by seat.
@@ -295,8 +297,8 @@ class Scheduler:
         else:
             self._conclude(sequence, _EMBEDDED, now)
 
-    def _recompute(self, seats: set[int]) -> None:
-        for seat in seats:
+    def _recompute(self, seq_ids: Iterable[int]) -> None:
+        for seat in seq_ids:
             if sequence := self._running.get(seat):
                 self._kv.begin_again(sequence)
 

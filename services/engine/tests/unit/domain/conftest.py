@@ -1,8 +1,9 @@
 """A scheduler with everything around it that a real worker has, but no threads and no time."""
 
 import zlib
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -14,7 +15,8 @@ from caravan_engine.domain.kv_manager import KvManager
 from caravan_engine.domain.kv_setup import KvOptions, make_kv_manager
 from caravan_engine.domain.limits import SchedulerLimits
 from caravan_engine.domain.logprobs import Logprobs
-from caravan_engine.domain.ports import PageDisk
+from caravan_engine.domain.page_image import PageImage
+from caravan_engine.domain.ports import DiskNews, PageDisk, PageLost, PageRead, PageWritten
 from caravan_engine.domain.request import GenerationRequest
 from caravan_engine.domain.request_queue import QueueGate, RequestQueue
 from caravan_engine.domain.sampling import SamplingOptions
@@ -85,6 +87,92 @@ class RecordingObserver:
 
     def ended(self, group: SequenceGroup, outcome: str, now: float) -> None:
         self.outcomes.append(outcome)
+
+
+@dataclass
+class _Write:
+    image: PageImage
+    is_cancelled: bool = False
+
+
+class MemoryDisk:
+    """A disk tier without a disk: it works, loses and damages when the test says so."""
+
+    def __init__(self, budget_bytes: int = 1 << 20) -> None:
+        self.budget_bytes = budget_bytes
+        self.pages: dict[bytes, PageImage] = {}  # the oldest first
+        self.damages_reads = False
+        self._writes: deque[_Write] = deque()
+        self._reads: deque[tuple[bytes, PageImage]] = deque()
+        self._news: list[DiskNews] = []
+
+    def write(self, image: PageImage, *, protected: bool) -> None:
+        del protected
+        self._writes.append(_Write(image))
+
+    def read(self, key: bytes, *, priority: int) -> None:
+        del priority
+        if key in self.pages:
+            self._reads.append((key, self.pages[key]))
+        else:
+            self._news.append(PageLost(key))
+
+    def forget(self, keys) -> None:
+        for key in keys:
+            self.pages.pop(key, None)
+            for write in self._writes:
+                write.is_cancelled |= write.image.info.key == key
+
+    def resize(self, budget_bytes: int) -> None:
+        self.budget_bytes = budget_bytes
+        self._trim()
+
+    def poll(self) -> list[DiskNews]:
+        news, self._news = self._news, []
+        return news
+
+    @property
+    def num_orders(self) -> int:
+        return len(self._writes) + len(self._reads)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(len(image.data) for image in self.pages.values())
+
+    def write_some(self, count: int = 1 << 20) -> None:
+        for _ in range(min(count, len(self._writes))):
+            self._store(self._writes.popleft())
+            self._trim()
+
+    def read_some(self, count: int = 1 << 20) -> None:
+        for _ in range(min(count, len(self._reads))):
+            self._fetch(*self._reads.popleft())
+
+    def lose(self, key: bytes) -> None:
+        """Like a page that others displace, or whose file somebody removes."""
+        if self.pages.pop(key, None):
+            self._news.append(PageLost(key))
+
+    def _store(self, write: _Write) -> None:
+        key = write.image.info.key
+        if write.is_cancelled or len(write.image.data) > self.budget_bytes:
+            self._news.append(PageLost(key))
+        else:
+            data = bytes(write.image.data)  # of its own: what is zeroed in memory stays here
+            self.pages.setdefault(key, replace(write.image, data=data))
+            self._news.append(PageWritten(key))
+
+    def _fetch(self, key: bytes, image: PageImage) -> None:
+        if self.pages.get(key) is not image:
+            self._news.append(PageLost(key))
+            return
+        data = bytearray(image.data)
+        data[-1] ^= self.damages_reads
+        self._news.append(PageRead(replace(image, data=memoryview(data))))
+
+    def _trim(self) -> None:
+        while self.num_bytes > self.budget_bytes:
+            self.lose(next(iter(self.pages)))
 
 
 class Rig:
@@ -192,6 +280,11 @@ class Rig:
             assert self.backend.check_integrity(self.kv.cells.positions()) == []
             assert self.backend.num_used_cells == self.kv.cells.num_used
         assert self.backend.num_used_cells <= self.limits.num_cells
+
+
+@pytest.fixture
+def make_disk() -> Callable[..., MemoryDisk]:
+    return MemoryDisk
 
 
 @pytest.fixture

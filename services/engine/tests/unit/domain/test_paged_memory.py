@@ -360,3 +360,82 @@ def test_memory_that_cannot_be_cut_is_kept_as_a_whole(make_rig):
     turns_away = rig.submit(PREFIX + b"elsewhere", max_output=2)
     run(rig, goes_on, turns_away)
     assert (goes_on.group.cached_tokens, turns_away.group.cached_tokens) == (47, 0)
+
+
+# ── when something goes wrong ──
+
+DISK = {"host_budget_bytes": 24 * 48}
+
+
+def on_disk(make_rig, make_disk, length=48):
+    """A text of whole pages that lie on disk and nowhere else."""
+    disk = make_disk()
+    rig = make_rig(disk=disk, kv=DISK)
+    text = bytes(range(length))
+    run(rig, rig.submit(text + b"?", max_output=1))
+    rig.kv.store.resize(host_bytes=0, disk_bytes=None)
+    disk.write_some()
+    rig.step()
+    rig.kv.store.resize(host_bytes=24 * 1000, disk_bytes=None)
+    assert rig.kv.store.num_on_disk == rig.kv.store.num_pages > 0
+    return rig, disk, text
+
+
+def test_who_waits_for_pages_goes_on_when_the_first_of_them_is_lost(make_rig, make_disk):
+    rig, disk, text = on_disk(make_rig, make_disk)
+    waiting = rig.submit(text + b"!", max_output=2)
+    rig.step()
+    first = next(iter(rig.kv.store.tree))
+    disk.lose(first.info.key)
+    disk.read_some()
+    run(rig, waiting)
+    assert waiting.group.cached_tokens == 0
+
+
+def test_who_waits_for_pages_goes_on_when_they_are_dropped(make_rig, make_disk):
+    rig, disk, text = on_disk(make_rig, make_disk)
+    waiting = rig.submit(text + b"!", max_output=2)
+    rig.step()
+    rig.kv.store.drop_all(root_key("", "default"))
+    disk.read_some()
+    run(rig, waiting)
+    assert waiting.group.cached_tokens == 0
+
+
+def test_a_dropped_page_whose_writing_could_not_be_stopped_is_forgotten(make_rig, make_disk):
+    disk = make_disk()
+    rig = make_rig(disk=disk, kv=DISK)
+    run(rig, rig.submit(bytes(range(16)) + b"?", max_output=1))
+    rig.kv.store.resize(host_bytes=0, disk_bytes=None)
+    node = next(iter(rig.kv.store.tree))
+    node.is_being_written = False  # an answer to an earlier order came late
+    rig.kv.store.drop(node)
+    disk.write_some()
+    rig.kv.hear()
+    assert not disk.pages
+
+
+def test_who_shares_a_beginning_that_could_not_be_restored_computes_it_too(make_rig):
+    rig = make_rig()
+    run(rig, rig.submit(PREFIX, max_output=2))
+    for node in rig.kv.store.tree:
+        node.image.data[3] ^= 1
+    both = [rig.submit(PREFIX + ending, max_output=4) for ending in (b"one", b"two")]
+    run(rig, *both)
+
+
+def test_a_part_is_not_kept_where_the_page_before_it_has_no_room(make_rig):
+    rig = make_rig(kv={"host_budget_bytes": 24 * 12})
+    run(rig, rig.submit(bytes(range(20)), max_output=1))  # 16 and 4
+    rig.carry_out_moves()
+    assert rig.kv.store.num_pages == 0
+
+
+def test_the_only_page_of_a_tenant_becomes_a_longer_one(make_rig):
+    rig = make_rig()
+    run(rig, rig.submit(b"short", max_output=1))
+    run(rig, rig.submit(b"short, then", max_output=1))
+    assert len(list(rig.kv.store.tree)) == rig.kv.store.num_pages == 1
+    last = rig.submit(b"short, then longer", max_output=1)
+    run(rig, last)
+    assert last.group.cached_tokens == 11
