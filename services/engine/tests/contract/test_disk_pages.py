@@ -41,6 +41,17 @@ def test_a_page_that_was_written_can_be_read(open_disk, pages, codec, reads_ahea
     assert (stats.num_writing, stats.num_reading, stats.lost) == (0, 0, {})
 
 
+@pytest.mark.parametrize("codec", list(Codec))
+def test_what_was_read_can_be_zeroed(open_disk, pages, codec):
+    disk, image = open_disk(codec=codec), pages.image()
+    disk.write(image)
+    disk.pages.read(image.info.key, priority=0)
+    disk.settle()
+    (news,) = disk.pages.poll()
+    news.image.zero()
+    assert bytes(news.image.data) == bytes(len(image.data))
+
+
 def test_each_call_has_one_answer_also_when_it_is_repeated(open_disk, pages):
     disk, image = open_disk(), pages.image()
 

@@ -37,11 +37,20 @@ class PageInfo:
 
 @dataclass(frozen=True, slots=True)
 class PageImage:
-    """A page's memory as the backend exported it. Immutable; usable from any thread."""
+    """A page's memory as the backend exported it, or as it was read from disk.
+
+    Nobody changes it but to zero it; usable from any thread.
+    """
 
     info: PageInfo
     data: bytes | memoryview
     checksum: int  # of `data`, unsigned 64 bits
+
+    def zero(self) -> None:
+        """Overwrites the memory, which then no longer has its checksum."""
+        data = memoryview(self.data)
+        if not data.readonly:
+            data[:] = bytes(len(data))
 
 
 def root_key(model_digest: str, tenant: str) -> bytes:

@@ -200,6 +200,8 @@ class DiskPages:
                 self._news.append(PageWritten(write.key))
             else:
                 self._lose(write.key, error.cause)
+        if write.is_cancelled:
+            write.image.zero()  # nobody else has it
         self._report(error)
         self._notify()
 
@@ -276,6 +278,8 @@ class DiskPages:
                 self._news.append(PageRead(images[0]))
             else:
                 self._drop(page, error.cause)
+                for image in images:
+                    image.zero()
             if self._index.exceeds():
                 self._writer.submit(self._trim)
         self._report(error)

@@ -151,8 +151,8 @@ def read_header(data: bytes, identity: PageIdentity) -> PageHeader:
     return _parse(data, identity)
 
 
-def unpack(header: PageHeader, stored: bytes) -> PageImage:
-    """Checks what was stored and returns the page.
+def unpack(header: PageHeader, stored: memoryview) -> PageImage:
+    """Checks what was stored and returns the page, in memory that can be written to if this can.
 
     Raises:
         PageFileError: it is not what was stored once.
@@ -168,12 +168,16 @@ def unpack(header: PageHeader, stored: bytes) -> PageImage:
     return PageImage(header.info, data, header.memory_checksum)
 
 
-def _decompress(header: PageHeader, stored: bytes) -> bytes:
+def _decompress(header: PageHeader, stored: memoryview) -> memoryview:
     """Decompresses; a frame that promises another size is refused before memory is taken."""
     try:
         if zstandard.get_frame_parameters(stored).content_size != header.memory_bytes:
             raise PageFileError(LossCause.DAMAGED, "decompresses to another size")
-        return zstandard.ZstdDecompressor().decompress(stored)
+        data, at = memoryview(bytearray(header.memory_bytes)), 0
+        reader = zstandard.ZstdDecompressor().stream_reader(stored)
+        while at < len(data) and (more := reader.readinto(data[at:])):
+            at += more
+        return data[:at]
     except zstandard.ZstdError as error:
         raise PageFileError(LossCause.DAMAGED, "can't be decompressed") from error
 

@@ -98,7 +98,7 @@ class PageFolder:
             header = self._header(file)
             if header.info.key != key:
                 raise PageFileError(LossCause.DAMAGED, "of another key than its name says")
-            image = unpack(header, _read(file, header.stored_bytes, header.header_bytes))
+            image = unpack(header, _read_memory(file, header.stored_bytes, header.header_bytes))
             with contextlib.suppress(OSError):  # only tells a later run what was used last
                 os.utime(file.fileno())
             return image
@@ -172,6 +172,17 @@ def _read(file: BinaryIO, num_bytes: int, offset: int) -> bytes:
             break
         data += more
     return data
+
+
+def _read_memory(file: BinaryIO, num_bytes: int, offset: int) -> memoryview:
+    """Like `_read`, into memory that can be zeroed later."""
+    data, at = memoryview(bytearray(num_bytes)), 0
+    while at < num_bytes:
+        more = os.preadv(file.fileno(), [data[at:]], offset + at)
+        if not more:
+            break
+        at += more
+    return data[:at]
 
 
 def _overwrite(file: BinaryIO) -> None:
