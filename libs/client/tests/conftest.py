@@ -292,6 +292,14 @@ class FakeGateway:
 
     # GatewayAdminService
 
+    async def DropPages(self, request, call: Call):
+        self._admit(request, call)
+        return gateway_pb.DropPagesResponse(dropped_page_count=12, worker_count=2)
+
+    async def SetPageBudgets(self, request, call: Call):
+        self._admit(request, call)
+        return gateway_pb.SetPageBudgetsResponse(worker_count=2)
+
     async def GetGatewayStatus(self, request, call: Call):
         self._admit(request, call)
         response = gateway_pb.GetGatewayStatusResponse(

@@ -22,6 +22,7 @@ from caravan_client.operations import (
 from caravan_client.resources import (
     ApiKey,
     CreatedApiKey,
+    DroppedPages,
     GatewayStatus,
     LoadProgress,
     Model,
@@ -42,6 +43,7 @@ class AsyncCaravan:
         keys: API keys.
         principals: who may call.
         roles: what they may do.
+        pages: what workers have stored of earlier texts.
     """
 
     def __init__(self, address: str | None = None, **settings: Unpack[ClientSettings]) -> None:
@@ -59,6 +61,7 @@ class AsyncCaravan:
         self.keys = AsyncKeys(self._transport)
         self.principals = AsyncPrincipals(self._transport)
         self.roles = AsyncRoles(self._transport)
+        self.pages = AsyncPages(self._transport)
 
     async def generate(
         self, prompt: str | Sequence[int], **options: Unpack[GenerateOptions]
@@ -244,3 +247,31 @@ class AsyncRoles:
     async def list(self, **call: Unpack[CallOptions]) -> list[RoleDefinition]:
         """All roles, by name."""
         return await self._transport.collect(policy.list_roles, call)
+
+
+class AsyncPages:
+    """What workers have stored of earlier texts."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def drop(
+        self, tenant: str, *, model: str | None = None, **call: Unpack[CallOptions]
+    ) -> DroppedPages:
+        """Zeroes and forgets a tenant's pages, of all loaded models if None."""
+        return await self._transport.unary(gateway.drop_pages(tenant, model), call)
+
+    async def set_budgets(
+        self,
+        model: str,
+        *,
+        host_bytes: int | None = None,
+        disk_bytes: int | None = None,
+        **call: Unpack[CallOptions],
+    ) -> int:
+        """Changes how much each worker of a model stores, and returns how many there are.
+
+        None leaves a budget as it is.
+        """
+        operation = gateway.set_page_budgets(model, host_bytes, disk_bytes)
+        return await self._transport.unary(operation, call)

@@ -189,6 +189,14 @@ class GatewayStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class DroppedPages:
+    """How many pages of a tenant were forgotten, by how many workers."""
+
+    num_pages: int
+    num_workers: int
+
+
+@dataclass(frozen=True, slots=True)
 class SpanEvent:
     """A moment within a span."""
 

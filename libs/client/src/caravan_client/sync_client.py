@@ -21,6 +21,7 @@ from caravan_client.operations import (
 from caravan_client.resources import (
     ApiKey,
     CreatedApiKey,
+    DroppedPages,
     GatewayStatus,
     LoadProgress,
     Model,
@@ -42,6 +43,7 @@ class Caravan:
         keys: API keys.
         principals: who may call.
         roles: what they may do.
+        pages: what workers have stored of earlier texts.
     """
 
     def __init__(self, address: str | None = None, **settings: Unpack[ClientSettings]) -> None:
@@ -59,6 +61,7 @@ class Caravan:
         self.keys = Keys(self._transport)
         self.principals = Principals(self._transport)
         self.roles = Roles(self._transport)
+        self.pages = Pages(self._transport)
 
     def generate(
         self, prompt: str | Sequence[int], **options: Unpack[GenerateOptions]
@@ -240,3 +243,31 @@ class Roles:
     def list(self, **call: Unpack[CallOptions]) -> list[RoleDefinition]:
         """All roles, by name."""
         return self._transport.collect(policy.list_roles, call)
+
+
+class Pages:
+    """What workers have stored of earlier texts."""
+
+    def __init__(self, transport: SyncTransport) -> None:
+        self._transport = transport
+
+    def drop(
+        self, tenant: str, *, model: str | None = None, **call: Unpack[CallOptions]
+    ) -> DroppedPages:
+        """Zeroes and forgets a tenant's pages, of all loaded models if None."""
+        return self._transport.unary(gateway.drop_pages(tenant, model), call)
+
+    def set_budgets(
+        self,
+        model: str,
+        *,
+        host_bytes: int | None = None,
+        disk_bytes: int | None = None,
+        **call: Unpack[CallOptions],
+    ) -> int:
+        """Changes how much each worker of a model stores, and returns how many there are.
+
+        None leaves a budget as it is.
+        """
+        operation = gateway.set_page_budgets(model, host_bytes, disk_bytes)
+        return self._transport.unary(operation, call)

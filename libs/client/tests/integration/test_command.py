@@ -373,3 +373,25 @@ def test_help_loads_neither_grpc_nor_protos():
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
     )
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_pages_of_a_tenant_are_dropped(run, gateway):
+    result = run("kv", "drop", "--tenant", "acme")
+    assert result.stdout == "12 pages of acme dropped by 2 workers\n"
+    assert not gateway.calls[-1][1].HasField("model")
+    run("kv", "drop", "--tenant", "acme", "--model", "alpha")
+    assert gateway.calls[-1][1].model == "alpha"
+    assert json.loads(run("kv", "drop", "--tenant", "acme", "--json").stdout) == {
+        "num_pages": 12,
+        "num_workers": 2,
+    }
+    assert run("kv", "drop").exit_code == 2
+
+
+def test_budgets_of_pages_are_changed_one_by_one(run, gateway):
+    result = run("kv", "budget", "--model", "alpha", "--host-bytes", "0")
+    assert result.stdout == "changed in 2 workers of alpha\n"
+    request = gateway.calls[-1][1]
+    assert request.HasField("host_bytes")
+    assert not request.HasField("disk_bytes")
+    assert run("kv", "budget", "--model", "alpha").exit_code == 2

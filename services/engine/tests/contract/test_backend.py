@@ -207,3 +207,14 @@ def test_candidates_come_best_first_and_at_most_top_k(backend):
     ids, kept = backend.candidate_filter(options).narrow(logits, excludes_top=False)
     assert ids.tolist() == np.argsort(-logits, kind="stable")[:5].tolist()
     assert np.allclose(kept, logits[ids] / 0.5, rtol=1e-6)
+
+
+def test_zeroing_all_memory_leaves_a_backend_as_new(backend):
+    fresh = decode(backend, chunk(0, 0, PROMPT))
+    release(backend, 0)
+    decode(backend, chunk(1, 0, PROMPT[:9]))
+    release(backend, 1)
+    backend.wipe()
+    assert faults(backend, {}) == []
+    assert np.array_equal(decode(backend, chunk(0, 0, PROMPT)), fresh)
+    assert faults(backend, {0: len(PROMPT)}) == []

@@ -24,6 +24,7 @@ from caravan_gateway.clients.failures import loss_of, outcome_of
 from caravan_gateway.clients.forwarding import ServiceForwarder
 from caravan_gateway.clients.policy_client import PolicyClient
 from caravan_gateway.clients.policy_watch import PolicyWatch
+from caravan_gateway.clients.stored_pages import StoredPages
 from caravan_gateway.clients.telemetry_client import TelemetryClient
 from caravan_gateway.clients.worker_channels import WorkerChannels
 from caravan_gateway.config import GatewaySettings
@@ -323,7 +324,9 @@ class GatewayApp:
             InferenceServicer(pipeline, max_response_bytes=limit),
             ModelServicer(gate, self._hosts),
             PolicyAdminServicer(gate, self._policy_admin),
-            GatewayAdminServicer(gate, self._look, self._hosts.models),
+            GatewayAdminServicer(
+                gate, self._look, self._hosts.models, StoredPages(self._catalog, self._workers)
+            ),
             TraceQueryServicer(gate, self._traces),
         )
         for servicer, descriptor in zip(servicers, _PUBLIC_SERVICES, strict=True):

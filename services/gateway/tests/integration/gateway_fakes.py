@@ -277,6 +277,7 @@ class FakeWorker(FakeServer):
     def __init__(self, home):
         super().__init__(home, "engine")
         self.runs = []
+        self.orders = []
         self.metadata = []
         self.num_live = 0
         self.num_events = 0
@@ -356,6 +357,16 @@ class FakeWorker(FakeServer):
 
     async def WatchStats(self, request, call):
         yield worker_pb.WatchStatsResponse()
+
+    async def DropPages(self, request, call):
+        self.orders.append(request)
+        if self.refusals:
+            raise RefusedError(self.refusals.pop(0))
+        return worker_pb.DropPagesResponse(dropped_page_count=3)
+
+    async def SetPageBudgets(self, request, call):
+        self.orders.append(request)
+        return worker_pb.SetPageBudgetsResponse()
 
     async def Drain(self, request, call):
         return worker_pb.DrainResponse()

@@ -270,6 +270,8 @@ NEEDS = {
     "UnloadModel": ({"models"},),
     "CreateApiKey": ({"policy"},),
     "GetGatewayStatus": ({"health"},),
+    "DropPages": ({"models"},),
+    "SetPageBudgets": ({"models"},),
 }
 EVERYTHING = {"inference", "health", "models", "policy", "metrics"}
 
@@ -303,6 +305,12 @@ def _call(client, method):
         ),
         "GetGatewayStatus": lambda: client.gateway.GetGatewayStatus(
             gateway_pb.GetGatewayStatusRequest(), metadata=client.metadata
+        ),
+        "DropPages": lambda: client.gateway.DropPages(
+            gateway_pb.DropPagesRequest(tenant="acme"), metadata=client.metadata
+        ),
+        "SetPageBudgets": lambda: client.gateway.SetPageBudgets(
+            gateway_pb.SetPageBudgetsRequest(model="tiny", host_bytes=1), metadata=client.metadata
         ),
     }
     return calls[method]()

@@ -25,6 +25,7 @@ from caravan_client.cli.failures import (
     silence_stdout,
 )
 from caravan_client.cli.key_commands import key_group
+from caravan_client.cli.kv_commands import kv_group
 from caravan_client.cli.model_commands import model_group
 from caravan_client.cli.options import ConnectionOptions
 from caravan_client.cli.parameter_groups import grouped
@@ -123,6 +124,7 @@ def build() -> typer.Typer:
     token_commands.register(app)
     app.add_typer(model_group(), name="models")
     app.add_typer(key_group(), name="keys")
+    app.add_typer(kv_group(), name="kv")
     status_command.register(app)
     trace_command.register(app)
     doctor_command.register(app)

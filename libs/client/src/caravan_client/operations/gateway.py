@@ -2,9 +2,9 @@
 
 from caravan.gateway.v1 import gateway_admin_service_pb2 as service_pb
 from caravan_client.operations.models import parse_model
-from caravan_client.operations.operation import Operation, operation
+from caravan_client.operations.operation import Operation, fill, operation
 from caravan_client.operations.timestamps import time_of
-from caravan_client.resources import Dependency, GatewayStatus
+from caravan_client.resources import Dependency, DroppedPages, GatewayStatus
 
 _SERVICE = "/caravan.gateway.v1.GatewayAdminService/"
 
@@ -16,6 +16,30 @@ def get_status() -> Operation[GatewayStatus]:
         service_pb.GetGatewayStatusRequest(),
         service_pb.GetGatewayStatusResponse,
         _parse_status,
+    )
+
+
+def drop_pages(tenant: str, model: str | None) -> Operation[DroppedPages]:
+    """Asks to forget a tenant's pages."""
+    request = service_pb.DropPagesRequest()
+    fill(request, tenant=tenant, model=model)
+    return operation(
+        f"{_SERVICE}DropPages",
+        request,
+        service_pb.DropPagesResponse,
+        lambda response: DroppedPages(response.dropped_page_count, response.worker_count),
+    )
+
+
+def set_page_budgets(model: str, host_bytes: int | None, disk_bytes: int | None) -> Operation[int]:
+    """Asks to change how much is stored; tells how many workers were asked."""
+    request = service_pb.SetPageBudgetsRequest()
+    fill(request, model=model, host_bytes=host_bytes, disk_bytes=disk_bytes)
+    return operation(
+        f"{_SERVICE}SetPageBudgets",
+        request,
+        service_pb.SetPageBudgetsResponse,
+        lambda response: response.worker_count,
     )
 
 

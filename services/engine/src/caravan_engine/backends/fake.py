@@ -100,6 +100,7 @@ class FakeBackend:
     plans: list[StepPlan] = field(default_factory=list)
     is_closed: bool = False
     num_seats: int | None = None
+    num_wipes: int = 0
     refuses: Callable[[PageImage], bool] = lambda _image: False
     _cells: list["_Cell | None"] = field(init=False)
     _places: dict[int, dict[int, int]] = field(default_factory=dict)  # sequence, position -> cell
@@ -157,6 +158,12 @@ class FakeBackend:
                 self._cells[index] = _Cell(position, token, digest, {seq_id})
                 places[position] = index
         return True
+
+    def wipe(self) -> None:
+        """See `domain.ports.Backend`."""
+        if self.num_used_cells:
+            raise AssertionError(f"{self.num_used_cells} cells of somebody would be zeroed")
+        self.num_wipes += 1
 
     def decode(self, plan: StepPlan) -> npt.NDArray[np.float32]:
         """See `domain.ports.Backend`."""

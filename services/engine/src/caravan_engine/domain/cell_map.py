@@ -117,6 +117,17 @@ class CellMap:
         if end is None and start == 0:
             del self._cells[seq_id]
 
+    def reset(self) -> None:
+        """Begins anew, as llama.cpp does when all of its memory is cleared.
+
+        Raises:
+            ValueError: somebody has cells.
+        """
+        if self.num_used:
+            raise ValueError(f"{self.num_used} cells are in use")
+        self._cells.clear()
+        self._lowest_free, self._highest = 0, 0
+
     def cells(self, seq_id: int, start: int, end: int) -> npt.NDArray[np.int32]:
         """Returns the cell of each position of a range: # (end - start,), -1 for none."""
         row = self._cells.get(seq_id)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from caravan_engine.domain.cell_map import CellMap
-from caravan_engine.domain.moves import Export, Import, Move, Release, Relocate, Share
+from caravan_engine.domain.moves import Export, Import, Move, Release, Relocate, Share, Wipe
 from caravan_engine.domain.page_image import PageImage, PageInfo
 
 
@@ -54,6 +54,11 @@ class CellWork:
         self.cells.share(self._scratch, seq_id, start, end)
         self.cells.release(self._scratch)
         self._moves.append(Import(image, seq_id, start, end))
+
+    def wipe(self) -> None:
+        """Zeroes the memory of all cells, of which nobody may have any."""
+        self.cells.reset()
+        self._moves.append(Wipe())
 
     def relocate(self, seq_ids: Sequence[int], start: int, end: int) -> None:
         """Moves positions that all of `seq_ids` share to the lowest free cells."""

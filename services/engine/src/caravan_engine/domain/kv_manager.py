@@ -49,7 +49,7 @@ class KvManager:
         work: Takes the moves.
         store: Where pages are found and filed; None reuses nothing.
         costs: Learns what steps and moves take.
-        root_of: Names the tenant's root of a sequence.
+        root_of: Names the root of a tenant.
         shares: Whether sequences may have cells in common; not where memory can't be cut.
         compactor: Keeps the highest used cell low; None where it costs nothing.
     """
@@ -60,7 +60,7 @@ class KvManager:
         store: PageStore | None,
         *,
         costs: PageCosts,
-        root_of: Callable[[Sequence], bytes],
+        root_of: Callable[[str], bytes],
         shares: bool = True,
         compactor: Compactor | None = None,
     ) -> None:
@@ -75,13 +75,15 @@ class KvManager:
         self._pinned: dict[Sequence, list[PageNode]] = {}
         self._prefetched: set[Sequence] = set()
         self._move_times = MoveTimes()  # of all steps together
+        self._unfiled: set[Sequence] = set()  # whose tenant's pages were dropped meanwhile
+        self._is_wipe_due = False
 
     # ── seats ──
 
     def seat(self, sequence: Sequence, seat: int) -> None:
         """Notes that a sequence has a seat; it has nothing in the cells yet."""
         sequence.num_computed = 0
-        self._places[sequence] = _Place(seat, self._root_of(sequence))
+        self._places[sequence] = _Place(seat, self._root(sequence))
         self._prefetched.discard(sequence)
 
     def prepare(self, sequence: Sequence) -> bool:
@@ -106,6 +108,7 @@ class KvManager:
             self._let_go(sequence)
             self._file(sequence, place, now)
             self._work.release(place.seat)
+        self._unfiled.discard(sequence)
 
     def park(self, sequence: Sequence, now: float) -> None:
         """Frees a sequence's cells for a time; its pages go where it finds them again."""
@@ -167,6 +170,8 @@ class KvManager:
         """Does what keeps the cells in order between steps."""
         if self.store:
             self.store.tidy_cells(now)
+        if self._is_wipe_due:
+            self._wipe()
         if self._compactor:
             self._compactor.compact(place.seat for place in self._places.values())
 
@@ -181,10 +186,41 @@ class KvManager:
             return
         self._prefetched.add(sequence)
         if not isinstance(sequence.work, Pooler):
-            matches = self._matches(sequence, self._root_of(sequence))
+            matches = self._matches(sequence, self._root(sequence))
             if wanted := self.store.wanted_from_disk(matches):
                 self._pin(sequence, [match.node for match in matches])
                 self.store.read(wanted, _PREFETCH_BASE - rank)
+
+    # ── forgetting ──
+
+    def drop(self, tenant: str) -> int:
+        """Zeroes and forgets what is stored of a tenant's texts; returns how many pages it was.
+
+        Requests that are there already go on, but what they computed is not filed. Cells are zeroed
+        as soon as nobody computes.
+        """
+        root = self._root_of(tenant)
+        known = (*self._places, *self._pinned)
+        self._unfiled.update(each for each in known if self._root(each) == root)
+        self._is_wipe_due = True
+        return self.store.drop_all(root) if self.store else 0
+
+    def resize(self, *, host_bytes: int | None, disk_bytes: int | None) -> None:
+        """Changes the budgets of pages; None leaves one as it is."""
+        if self.store:
+            self.store.resize(host_bytes=host_bytes, disk_bytes=disk_bytes)
+
+    def _wipe(self) -> None:
+        if self._places:
+            return
+        if self.store:
+            self.store.clear_shelf()
+        if not self._cells.num_used:
+            self._work.wipe()
+            self._is_wipe_due = False
+
+    def _root(self, sequence: Sequence) -> bytes:
+        return self._root_of(sequence.request.client.tenant)
 
     # ── what it looks like ──
 
@@ -232,7 +268,7 @@ class KvManager:
         if place := self._places.get(sequence):
             known = place.num_common if place.leader else sequence.num_computed
             return len(sequence.tokens) - max(known, sequence.num_computed)
-        root = self._root_of(sequence)
+        root = self._root(sequence)
         common = [
             common_length(other.tokens, sequence.tokens)
             for other, its in self._places.items()
@@ -342,7 +378,8 @@ class KvManager:
     # ── endings ──
 
     def _file(self, sequence: Sequence, place: _Place, now: float) -> list[PageNode]:
-        if self.store is None or sequence.num_failures or isinstance(sequence.work, Pooler):
+        is_kept = not sequence.num_failures and sequence not in self._unfiled
+        if self.store is None or not is_kept or isinstance(sequence.work, Pooler):
             return []
         tokens = tuple(sequence.tokens[: sequence.num_computed])
         filing = Filing(place.seat, place.root, tokens, sequence.request.is_of_session)

@@ -1,6 +1,7 @@
 """Puts the parts together that manage a context's memory."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from caravan_engine.domain.cell_map import CellMap
 from caravan_engine.domain.cell_work import CellWork
@@ -13,7 +14,6 @@ from caravan_engine.domain.page_store import PageStore, Tiers
 from caravan_engine.domain.ports import PageDisk
 from caravan_engine.domain.prefix_tree import PrefixTree
 from caravan_engine.domain.residency import Nowhere, Residency, WhilePaying, WithinWatermarks
-from caravan_engine.domain.sequence import Sequence
 from caravan_engine.domain.shelf import Shelf
 
 _WHOLE_SEQUENCE = 2**31
@@ -71,12 +71,14 @@ def make_kv_manager(options: KvOptions, disk: PageDisk | None = None) -> KvManag
         coalesces=options.coalesces or not options.can_cut,
     )
 
-    def root_of(sequence: Sequence) -> bytes:
-        return root_key(options.model_digest, sequence.request.client.tenant)
-
     compactor = Compactor(work, costs) if options.cells_cost_time and options.can_cut else None
     return KvManager(
-        work, store, costs=costs, root_of=root_of, shares=options.can_cut, compactor=compactor
+        work,
+        store,
+        costs=costs,
+        root_of=partial(root_key, options.model_digest),
+        shares=options.can_cut,
+        compactor=compactor,
     )
 
 

@@ -51,4 +51,9 @@ class Relocate:
     end: int
 
 
-Move = Release | Share | Export | Import | Relocate
+@dataclass(frozen=True, slots=True)
+class Wipe:
+    """The memory of all cells is zeroed; nobody has any."""
+
+
+Move = Release | Share | Export | Import | Relocate | Wipe

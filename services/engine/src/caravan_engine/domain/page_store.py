@@ -199,6 +199,8 @@ class PageStore:
             if node := self._by_key.get(image.info.key):
                 node.is_being_exported = False
                 self.host.add(node, image)
+            else:  # dropped meanwhile
+                image.zero()
         self.fit_host()
 
     def hear(self) -> bool:
@@ -212,9 +214,8 @@ class PageStore:
     def _hear(self, news: DiskNews) -> None:
         key = news.image.info.key if isinstance(news, PageRead) else news.key
         node = self._by_key.get(key)
-        if node is None:
-            if isinstance(news, PageWritten):  # it was dropped meanwhile
-                self._forget_on_disk((key,))
+        if node is None:  # it was dropped meanwhile
+            self._hear_of_dropped(news)
             return
         match news:
             case PageWritten():
@@ -226,6 +227,15 @@ class PageStore:
             case PageLost():
                 node.is_being_written = node.is_being_read = node.is_on_disk = False
                 self._drop_if_lost(node)
+
+    def _hear_of_dropped(self, news: DiskNews) -> None:
+        match news:
+            case PageWritten(key):
+                self._forget_on_disk((key,))
+            case PageRead(image):
+                image.zero()
+            case PageLost():
+                pass
 
     def found_on_disk(self, pages: Iterable[PageInfo]) -> None:
         """Takes pages that were on disk at the start, each after the one before it."""
@@ -273,6 +283,11 @@ class PageStore:
                 break
             self.unshelve(node)
         return self._work.cells.num_free - before
+
+    def clear_shelf(self) -> None:
+        """Takes all idle pages out of the cells."""
+        for node in self.shelf:
+            self.unshelve(node)
 
     def unshelve(self, node: PageNode) -> None:
         """Takes an idle page out of the cells, to host memory if there is room."""
@@ -324,7 +339,7 @@ class PageStore:
             self._by_key.pop(each.info.key, None)
             image = self.host.remove(each)
             if image and wipes:
-                _zero(image)
+                image.zero()
             if (seq_id := self.shelf.remove(each)) is not None:
                 self._work.release(seq_id, each.info.start, each.info.end)
             each.is_being_read = False  # what the disk answers reaches nobody any more
@@ -363,9 +378,3 @@ class PageStore:
     def num_on_disk(self) -> int:
         """Pages on disk."""
         return sum(node.is_on_disk for node in self._by_key.values())
-
-
-def _zero(image: PageImage) -> None:
-    data = memoryview(image.data)
-    if not data.readonly:
-        data[:] = bytes(len(data))

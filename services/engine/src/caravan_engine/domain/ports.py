@@ -120,6 +120,10 @@ class Backend(Protocol):
         """
         ...
 
+    def wipe(self) -> None:
+        """Zeroes the memory of all cells; no sequence may have any."""
+        ...
+
     def decode(self, plan: "StepPlan") -> npt.NDArray[np.float32]:
         """Computes a plan's chunks, all or nothing as far as the caller can know.
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,12 +28,15 @@ from caravan_engine.rpc.convert import (
     to_embed_response,
     to_response,
 )
+from caravan_engine.rpc.convert_pages import PageLimits, dropped_tenant_of, page_budgets_of
 from caravan_engine.rpc.errors import WrongModelError
 from caravan_engine.runtime.embeddings import EmbeddingJob, embed_all
 from caravan_engine.runtime.output_stream import OutputStream
 from caravan_engine.runtime.run_trace import RunTrace
 from caravan_rpckit.call import Call
 from caravan_rpckit.refusals import PeerNotAllowedError
+
+_log = logging.getLogger(__name__)
 
 _STATS_INTERVAL_S = 1.0
 
@@ -47,6 +52,14 @@ class Engine(Protocol):
         """Queues an input whose vector is wanted."""
         ...
 
+    def drop_pages(self, tenant: str) -> Future[int]:
+        """Zeroes and forgets a tenant's pages."""
+        ...
+
+    def resize_pages(self, *, host_bytes: int | None, disk_bytes: int | None) -> Future[None]:
+        """Changes the budgets of pages."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
@@ -55,6 +68,7 @@ class ServedModel:
     name: str
     digest: str
     pooling: Pooling | None  # how it embeds; None: it can't
+    page_limits: PageLimits
 
 
 class WorkerServicer:
@@ -158,6 +172,29 @@ class WorkerServicer:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_STATS_INTERVAL_S):
                     await self._ending.wait()
+
+    async def DropPages(
+        self, request: worker_pb.DropPagesRequest, call: Call
+    ) -> worker_pb.DropPagesResponse:
+        """Forgets what is stored of a tenant's texts, and says so in the log."""
+        _require_peer(call, "engine", "gateway")
+        self._require_model(request.model)
+        tenant = dropped_tenant_of(request)
+        num_dropped = await asyncio.wrap_future(self._engine.drop_pages(tenant))
+        extra = {"model": self._model.name, "tenant": tenant, "page_count": num_dropped}
+        _log.info("a tenant's pages dropped", extra=extra)
+        return worker_pb.DropPagesResponse(dropped_page_count=num_dropped)
+
+    async def SetPageBudgets(
+        self, request: worker_pb.SetPageBudgetsRequest, call: Call
+    ) -> worker_pb.SetPageBudgetsResponse:
+        """Changes how much is stored."""
+        _require_peer(call, "engine", "gateway")
+        self._require_model(request.model)
+        budgets = page_budgets_of(request, self._model.page_limits)
+        await asyncio.wrap_future(self._engine.resize_pages(**budgets))
+        _log.info("budgets of pages changed", extra={"model": self._model.name, **budgets})
+        return worker_pb.SetPageBudgetsResponse()
 
     async def Drain(self, request: worker_pb.DrainRequest, call: Call) -> worker_pb.DrainResponse:
         """Takes nothing new, waits for what runs, ends the rest."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 from caravan_engine.domain.batch_policy import DecodeFirst, StepTimeBound, TakingTurns
 from caravan_engine.domain.deadline_guard import DeadlineGuard
@@ -44,6 +45,7 @@ _log = logging.getLogger(__name__)
 _CONCLUDED = "concluded"
 
 Command = Callable[[], object]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +181,15 @@ class EngineLoop:
 
     def end_all(self, error: CaravanError) -> Future[int]:
         """Ends every request with `error`; the future tells how many there were."""
-        ended: Future[int] = Future()
-        self._inbox.put(lambda: ended.set_result(self._scheduler.end_all(error, self._clock())))
-        return ended
+        return self._order(lambda: self._scheduler.end_all(error, self._clock()))
+
+    def drop_pages(self, tenant: str) -> Future[int]:
+        """Zeroes and forgets a tenant's pages; the future tells how many there were."""
+        return self._order(lambda: self._kv.drop(tenant))
+
+    def resize_pages(self, *, host_bytes: int | None, disk_bytes: int | None) -> Future[None]:
+        """Changes the budgets of pages; None leaves one as it is."""
+        return self._order(lambda: self._kv.resize(host_bytes=host_bytes, disk_bytes=disk_bytes))
 
     def stop(self) -> None:
         """Ends what still runs with DRAINING and waits for the decode thread."""
@@ -196,6 +204,17 @@ class EngineLoop:
     def stats(self) -> StatsSnapshot:
         """Returns the numbers of this moment."""
         return self._stats.snapshot(waiting=self._gate.num_waiting_by_priority, now=self._clock())
+
+    def _order(self, work: Callable[[], T]) -> Future[T]:
+        """Has something done between two steps, unless whoever ordered it is gone by then."""
+        done: Future[T] = Future()
+
+        def obey() -> None:
+            if done.set_running_or_notify_cancel():
+                done.set_result(work())
+
+        self._inbox.put(obey)
+        return done
 
     def _enter(self, group: SequenceGroup, *, is_begun: bool = False) -> None:
         """Takes a place in the queue; of what has begun elsewhere no estimate takes the rest."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from caravan_engine.domain.kv_manager import KvManager
 from caravan_engine.domain.kv_numbers import MoveTimes
-from caravan_engine.domain.moves import Export, Import, Move, Release, Relocate, Share
+from caravan_engine.domain.moves import Export, Import, Move, Release, Relocate, Share, Wipe
 from caravan_engine.domain.page_image import PageImage, PageInfo
 from caravan_engine.domain.ports import Backend
 
@@ -78,6 +78,8 @@ class PageMover:
                     self._import(move, moved)
                 case Relocate():
                     self._relocate(move, moved)
+                case Wipe():
+                    self._backend.wipe()
         return moved
 
     def _export(self, move: Export, moved: Moved) -> None:

@@ -26,6 +26,7 @@ from caravan_engine.prompts.errors import ChatTemplateFailedError
 from caravan_engine.prompts.maker import PromptMaker
 from caravan_engine.prompts.masking import Message
 from caravan_engine.prompts.renderer import ChatRenderer, RendererLimits, TemplateSource
+from caravan_engine.rpc.convert_pages import PageLimits
 from caravan_engine.rpc.convert_stats import WorkerFacts, to_stats
 from caravan_engine.rpc.worker_servicer import ServedModel, WorkerServicer
 from caravan_engine.runtime.engine_loop import EngineLoop
@@ -122,7 +123,7 @@ class WorkerApp:
         )
         self._resources.callback(prompts.close)
         server = await self._start_server(
-            engine, prompts, self._facts(facts, limits), pooling_of(facts)
+            engine, prompts, self._facts(facts, limits), self._served_model(pooling_of(facts))
         )
         details = _details(
             facts,
@@ -249,7 +250,7 @@ class WorkerApp:
         engine: EngineLoop,
         prompts: PromptMaker,
         facts: WorkerFacts,
-        pooling: Pooling | None,
+        model: ServedModel,
     ) -> RpcServer:
         def stats() -> stats_pb.WorkerStats:
             disk = self._disk.stats() if self._disk else None
@@ -265,7 +266,7 @@ class WorkerApp:
         servicer = WorkerServicer(
             engine,
             prompts,
-            model=ServedModel(self._settings.model, self._settings.model_digest, pooling),
+            model=model,
             clock=time.monotonic,
             stats=stats,
             drain=self._drain,
@@ -299,6 +300,11 @@ class WorkerApp:
         except TimeoutError:
             return await asyncio.wrap_future(self._engine.end_all(DrainingError()))
         return 0
+
+    def _served_model(self, pooling: Pooling | None) -> ServedModel:
+        settings = self._settings
+        limits = PageLimits(settings.host_page_bytes, has_disk=settings.kv.disk_budget_bytes > 0)
+        return ServedModel(settings.model, settings.model_digest, pooling, limits)
 
     def _facts(self, facts: ModelFacts, limits: SchedulerLimits) -> WorkerFacts:
         return WorkerFacts(

@@ -109,3 +109,15 @@ def test_the_highest_stretch_is_shared_by_the_same_sequences_throughout():
     seq_ids, start, end = cells.highest_stretch([0, 1], 3)
     assert (set(seq_ids), start, end) == ({0, 1}, 1, 4)
     assert cells.highest_stretch([7], 3) is None
+
+
+def test_an_empty_map_begins_anew_at_the_lowest_cell():
+    cells = CellMap(64, 4)
+    cells.take(0, 0, 8)
+    with pytest.raises(ValueError, match="8 cells are in use"):
+        cells.reset()
+    cells.release(0)
+    cells.reset()
+    cells.take(1, 0, 2)
+    assert cells.cells(1, 0, 2).tolist() == [0, 1]
+    assert (cells.num_used, cells.highest_used) == (2, 2)

@@ -411,6 +411,25 @@ async def test_ending_all_tells_every_reader(make_engine):
             await collect(stream)
 
 
+async def test_pages_are_dropped_between_steps_and_counted(make_engine):
+    engine = make_engine()
+    await collect(engine.submit(request(b"kept for a while", max_output=4)))
+    assert await asyncio.wrap_future(engine.drop_pages("default")) == 2
+    assert await asyncio.wrap_future(engine.drop_pages("default")) == 0
+
+
+async def test_an_order_whose_giver_has_left_is_not_obeyed_and_harms_nobody(make_engine):
+    gate = Gate()
+    engine = make_engine(FakeBackend(spend=gate))
+    gate.close()
+    running = engine.submit(request(max_output=4))
+    await asyncio.to_thread(gate.reached.wait)
+    orders = [engine.drop_pages("default"), engine.end_all(DrainingError())]
+    assert all(each.cancel() for each in orders)
+    gate.open()
+    assert isinstance((await collect(running))[-1], Completed)
+
+
 async def test_a_failed_step_is_invisible_to_readers(make_engine):
     undisturbed = make_engine()
     disturbed = make_engine(FakeBackend(fails=lambda step, _plan: -3 if step % 5 == 3 else None))

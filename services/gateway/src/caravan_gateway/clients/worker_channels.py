@@ -1,9 +1,10 @@
 """Talks to the workers: one channel per worker process."""
 
 import asyncio
-from collections.abc import AsyncIterable, Collection
+from collections.abc import AsyncIterable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc.aio
 
@@ -17,12 +18,17 @@ from caravan_gateway.domain.errors import WorkerDiedError
 from caravan_gateway.domain.inference_call import Events, InferenceCall, RunEvent
 from caravan_gateway.domain.inference_facts import CompletedFacts
 from caravan_gateway.domain.models import Endpoint
+from caravan_gateway.runtime.forwarded_call import ForwardedCall
+from caravan_rpckit.call import REQUEST_ID_KEY
 from caravan_rpckit.channel import open_channel
 from caravan_rpckit.tls import TlsIdentity
 from caravan_rpckit.tracing import UNTRACED, CallTracing
 
 if TYPE_CHECKING:
     from caravan.engine.v1.worker_service_pb2_grpc import WorkerServiceAsyncStub
+
+RequestT = TypeVar("RequestT")
+ResponseT = TypeVar("ResponseT")
 
 _RUN = "caravan.engine.v1.WorkerService/Run"
 # Workers show the certificate of the engine that started them.
@@ -75,9 +81,7 @@ class WorkerChannels:
 
     async def run(self, endpoint: Endpoint, call: InferenceCall) -> Events:
         """Implements WorkerRunner."""
-        worker = self._workers.get(endpoint.worker_id) or self._open(endpoint)
-        worker.num_calls += 1
-        try:
+        with self._borrowed(endpoint) as worker:
             if not isinstance(call.request, generation_pb.GenerateRequest):
                 yield await self._answer(worker, call)
                 return
@@ -88,6 +92,50 @@ class WorkerChannels:
                         yield event
                 finally:
                     run.cancel()  # does nothing to a run that is over
+
+    async def drop_pages(self, endpoint: Endpoint, tenant: str, order: ForwardedCall) -> int:
+        """Has a worker forget a tenant's pages and returns how many it had.
+
+        Raises:
+            WorkerDiedError: the worker is gone.
+            AioRpcError: what it refused with.
+        """
+        request = worker_pb.DropPagesRequest(model=endpoint.model, tenant=tenant)
+        with self._borrowed(endpoint) as worker:
+            answer = await self._order(worker.stub.DropPages, request, endpoint.model, order)
+            return answer.dropped_page_count
+
+    async def set_page_budgets(
+        self, endpoint: Endpoint, request: worker_pb.SetPageBudgetsRequest, order: ForwardedCall
+    ) -> None:
+        """Changes how much a worker stores.
+
+        Raises:
+            WorkerDiedError: the worker is gone.
+            AioRpcError: what it refused with.
+        """
+        with self._borrowed(endpoint) as worker:
+            await self._order(worker.stub.SetPageBudgets, request, endpoint.model, order)
+
+    async def _order(
+        self,
+        send: grpc.aio.UnaryUnaryMultiCallable[RequestT, ResponseT],
+        request: RequestT,
+        model: str,
+        order: ForwardedCall,
+    ) -> ResponseT:
+        metadata = ((REQUEST_ID_KEY, order.request_id),)
+        try:
+            return await send(request, timeout=order.timeout_s, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            raise worker_failure(error, model) from None
+
+    @contextmanager
+    def _borrowed(self, endpoint: Endpoint) -> Iterator[_Worker]:
+        worker = self._workers.get(endpoint.worker_id) or self._open(endpoint)
+        worker.num_calls += 1
+        try:
+            yield worker
         finally:
             worker.num_calls -= 1
             self._close_if_done(endpoint.worker_id, worker)

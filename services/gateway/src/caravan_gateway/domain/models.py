@@ -127,6 +127,32 @@ class ModelCatalog:
             raise self._reason_for_none(model)
         return candidates
 
+    def loaded(self) -> tuple[str, ...]:
+        """Names of all models that have workers, or are about to.
+
+        Raises:
+            DependencyUnavailableError: a host that might have some was never reached.
+        """
+        if any(host.picture is None for host in self._hosts.values()):
+            raise DependencyUnavailableError("engine")
+        idle = (ModelState.UNLOADED, ModelState.FAILED)
+        models = (model for picture in self._pictures() for model in picture.models)
+        return tuple(dict.fromkeys(each.name for each in models if each.state not in idle))
+
+    def all_endpoints_of(self, model: str) -> tuple[Endpoint, ...]:
+        """Every worker of `model`, also of hosts that can't be reached; never empty.
+
+        Raises:
+            GatewayError: there is none, or one of them is about to come back.
+        """
+        models = (each for picture in self._pictures() for each in picture.models)
+        if any(each.restarting for each in models if each.name == model):
+            raise WorkerDiedError(model)
+        found = (*self._endpoints(model, connected=True), *self._endpoints(model, connected=False))
+        if not found:
+            raise self._reason_for_none(model)
+        return found
+
     def host_of(self, name: str) -> str:
         """The host to ask about a model: one that has it loaded, or else knows it, or any.
 

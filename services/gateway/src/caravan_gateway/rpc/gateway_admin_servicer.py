@@ -1,27 +1,48 @@
 """Serves `caravan.gateway.v1.GatewayAdminService`."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 from caravan.gateway.v1 import gateway_admin_service_pb2 as gateway_pb
 from caravan.model.v1 import model_pb2 as model_pb
+from caravan_gateway.domain.principal import Identity
 from caravan_gateway.rpc.convert import AUTHORIZATION_KEY, status_to
 from caravan_gateway.runtime.access import AccessGate
+from caravan_gateway.runtime.forwarded_call import ForwardedCall
 from caravan_gateway.runtime.gateway_status import GatewayStatus
 from caravan_rpckit.call import Call
 
 
+class StoredPages(Protocol):
+    """The pages that workers store."""
+
+    async def drop(
+        self, request: gateway_pb.DropPagesRequest, order: ForwardedCall
+    ) -> gateway_pb.DropPagesResponse:
+        """Has all workers forget a tenant's pages."""
+        ...
+
+    async def set_budgets(
+        self, request: gateway_pb.SetPageBudgetsRequest, order: ForwardedCall
+    ) -> gateway_pb.SetPageBudgetsResponse:
+        """Changes how much each worker of a model stores."""
+        ...
+
+
 class GatewayAdminServicer:
-    """Tells how the gateway is."""
+    """Tells how the gateway is, and tells workers what becomes of the pages that they store."""
 
     def __init__(
         self,
         gate: AccessGate,
         look: Callable[[], Awaitable[GatewayStatus]],
         models: Callable[[], Sequence[model_pb.Model]],
+        pages: StoredPages,
     ) -> None:
         self._gate = gate
         self._look = look
         self._models = models
+        self._pages = pages
 
     async def GetGatewayStatus(
         self, request: gateway_pb.GetGatewayStatusRequest, call: Call
@@ -30,3 +51,23 @@ class GatewayAdminServicer:
         credential = call.metadata.get(AUTHORIZATION_KEY)
         async with self._gate.passed(call.method, credential, call.end):
             return status_to(await self._look(), self._models())
+
+    async def DropPages(
+        self, request: gateway_pb.DropPagesRequest, call: Call
+    ) -> gateway_pb.DropPagesResponse:
+        """Forgets a tenant's pages."""
+        credential = call.metadata.get(AUTHORIZATION_KEY)
+        async with self._gate.passed(call.method, credential, call.end) as (_, identity):
+            return await self._pages.drop(request, _order(call, identity))
+
+    async def SetPageBudgets(
+        self, request: gateway_pb.SetPageBudgetsRequest, call: Call
+    ) -> gateway_pb.SetPageBudgetsResponse:
+        """Changes how much is stored."""
+        credential, model = call.metadata.get(AUTHORIZATION_KEY), request.model
+        async with self._gate.passed(call.method, credential, call.end, model) as (_, identity):
+            return await self._pages.set_budgets(request, _order(call, identity, model))
+
+
+def _order(call: Call, identity: Identity, model: str | None = None) -> ForwardedCall:
+    return ForwardedCall(call.method, identity, call.request_id, call.time_remaining(), model)

@@ -430,6 +430,108 @@ class WatchStatsResponse(_message.Message):
 Global___WatchStatsResponse: _TypeAlias = WatchStatsResponse  # noqa: Y015
 
 @_typing.final
+class DropPagesRequest(_message.Message):
+    """DropPagesRequest names whose pages go."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The worker's model."""
+    tenant: _builtins.str
+    """The tenant."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropPagesRequest: _TypeAlias = DropPagesRequest  # noqa: Y015
+
+@_typing.final
+class DropPagesResponse(_message.Message):
+    """DropPagesResponse says what there was."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DROPPED_PAGE_COUNT_FIELD_NUMBER: _builtins.int
+    dropped_page_count: _builtins.int
+    """How many pages were dropped, wherever they lay."""
+    def __init__(
+        self,
+        *,
+        dropped_page_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_page_count", b"dropped_page_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropPagesResponse: _TypeAlias = DropPagesResponse  # noqa: Y015
+
+@_typing.final
+class SetPageBudgetsRequest(_message.Message):
+    """SetPageBudgetsRequest changes budgets; one that is unset stays as it is. At least one is set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    HOST_BYTES_FIELD_NUMBER: _builtins.int
+    DISK_BYTES_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The worker's model."""
+    host_bytes: _builtins.int
+    """Bytes of host memory; at most what the memory plan holds for pages."""
+    disk_bytes: _builtins.int
+    """Bytes on disk; refused where the worker keeps none on disk. At most 2^62."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        host_bytes: _builtins.int | None = ...,
+        disk_bytes: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_disk_bytes", b"_disk_bytes", "_host_bytes", b"_host_bytes", "disk_bytes", b"disk_bytes", "host_bytes", b"host_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_disk_bytes", b"_disk_bytes", "_host_bytes", b"_host_bytes", "disk_bytes", b"disk_bytes", "host_bytes", b"host_bytes", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__disk_bytes: _TypeAlias = _typing.Literal["disk_bytes"]  # noqa: Y015
+    _WhichOneofArgType__disk_bytes: _TypeAlias = _typing.Literal["_disk_bytes", b"_disk_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__host_bytes: _TypeAlias = _typing.Literal["host_bytes"]  # noqa: Y015
+    _WhichOneofArgType__host_bytes: _TypeAlias = _typing.Literal["_host_bytes", b"_host_bytes"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__disk_bytes) -> _WhichOneofReturnType__disk_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__host_bytes) -> _WhichOneofReturnType__host_bytes | None: ...
+
+Global___SetPageBudgetsRequest: _TypeAlias = SetPageBudgetsRequest  # noqa: Y015
+
+@_typing.final
+class SetPageBudgetsResponse(_message.Message):
+    """SetPageBudgetsResponse says that they hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetPageBudgetsResponse: _TypeAlias = SetPageBudgetsResponse  # noqa: Y015
+
+@_typing.final
 class DrainRequest(_message.Message):
     """DrainRequest asks to stop."""
 

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class WorkerServiceStub:
     """WorkerService runs requests on the worker's model. Gateways call Run, Embed, Tokenize and
-    Detokenize; the engine host calls Drain; both call WatchStats.
+    Detokenize, DropPages and SetPageBudgets; the engine host calls Drain; both call WatchStats.
     """
 
     def __init__(self, channel):
@@ -61,6 +61,16 @@ class WorkerServiceStub:
                 request_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.WatchStatsRequest.SerializeToString,
                 response_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.WatchStatsResponse.FromString,
                 _registered_method=True)
+        self.DropPages = channel.unary_unary(
+                '/caravan.engine.v1.WorkerService/DropPages',
+                request_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.DropPagesRequest.SerializeToString,
+                response_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.DropPagesResponse.FromString,
+                _registered_method=True)
+        self.SetPageBudgets = channel.unary_unary(
+                '/caravan.engine.v1.WorkerService/SetPageBudgets',
+                request_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.SetPageBudgetsRequest.SerializeToString,
+                response_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.SetPageBudgetsResponse.FromString,
+                _registered_method=True)
         self.Drain = channel.unary_unary(
                 '/caravan.engine.v1.WorkerService/Drain',
                 request_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.DrainRequest.SerializeToString,
@@ -70,7 +80,7 @@ class WorkerServiceStub:
 
 class WorkerServiceServicer:
     """WorkerService runs requests on the worker's model. Gateways call Run, Embed, Tokenize and
-    Detokenize; the engine host calls Drain; both call WatchStats.
+    Detokenize, DropPages and SetPageBudgets; the engine host calls Drain; both call WatchStats.
     """
 
     def Run(self, request, context):
@@ -103,6 +113,20 @@ class WorkerServiceServicer:
 
     def WatchStats(self, request, context):
         """WatchStats sends the worker's numbers once a second.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropPages(self, request, context):
+        """DropPages zeroes and forgets what is stored of a tenant's texts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetPageBudgets(self, request, context):
+        """SetPageBudgets changes how much is stored, until the worker ends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,6 +167,16 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     request_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.WatchStatsRequest.FromString,
                     response_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.WatchStatsResponse.SerializeToString,
             ),
+            'DropPages': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropPages,
+                    request_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.DropPagesRequest.FromString,
+                    response_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.DropPagesResponse.SerializeToString,
+            ),
+            'SetPageBudgets': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetPageBudgets,
+                    request_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.SetPageBudgetsRequest.FromString,
+                    response_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.SetPageBudgetsResponse.SerializeToString,
+            ),
             'Drain': grpc.unary_unary_rpc_method_handler(
                     servicer.Drain,
                     request_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.DrainRequest.FromString,
@@ -158,7 +192,7 @@ def add_WorkerServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class WorkerService:
     """WorkerService runs requests on the worker's model. Gateways call Run, Embed, Tokenize and
-    Detokenize; the engine host calls Drain; both call WatchStats.
+    Detokenize, DropPages and SetPageBudgets; the engine host calls Drain; both call WatchStats.
     """
 
     @staticmethod
@@ -286,6 +320,60 @@ class WorkerService:
             '/caravan.engine.v1.WorkerService/WatchStats',
             caravan_dot_engine_dot_v1_dot_worker__service__pb2.WatchStatsRequest.SerializeToString,
             caravan_dot_engine_dot_v1_dot_worker__service__pb2.WatchStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropPages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/caravan.engine.v1.WorkerService/DropPages',
+            caravan_dot_engine_dot_v1_dot_worker__service__pb2.DropPagesRequest.SerializeToString,
+            caravan_dot_engine_dot_v1_dot_worker__service__pb2.DropPagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetPageBudgets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/caravan.engine.v1.WorkerService/SetPageBudgets',
+            caravan_dot_engine_dot_v1_dot_worker__service__pb2.SetPageBudgetsRequest.SerializeToString,
+            caravan_dot_engine_dot_v1_dot_worker__service__pb2.SetPageBudgetsResponse.FromString,
             options,
             channel_credentials,
             insecure,

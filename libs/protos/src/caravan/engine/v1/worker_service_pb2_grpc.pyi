@@ -28,7 +28,7 @@ GRPC_VERSION: str
 
 class WorkerServiceStub:
     """WorkerService runs requests on the worker's model. Gateways call Run, Embed, Tokenize and
-    Detokenize; the engine host calls Drain; both call WatchStats.
+    Detokenize, DropPages and SetPageBudgets; the engine host calls Drain; both call WatchStats.
     """
 
     @_typing.overload
@@ -45,13 +45,17 @@ class WorkerServiceStub:
     """Detokenize writes tokens out."""
     WatchStats: _grpc.UnaryStreamMultiCallable[_worker_service_pb2.WatchStatsRequest, _worker_service_pb2.WatchStatsResponse]
     """WatchStats sends the worker's numbers once a second."""
+    DropPages: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.DropPagesRequest, _worker_service_pb2.DropPagesResponse]
+    """DropPages zeroes and forgets what is stored of a tenant's texts."""
+    SetPageBudgets: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.SetPageBudgetsRequest, _worker_service_pb2.SetPageBudgetsResponse]
+    """SetPageBudgets changes how much is stored, until the worker ends."""
     Drain: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.DrainRequest, _worker_service_pb2.DrainResponse]
     """Drain stops admission, waits for what runs up to a time, and ends the rest."""
 
 @_typing.type_check_only
 class WorkerServiceAsyncStub(WorkerServiceStub):
     """WorkerService runs requests on the worker's model. Gateways call Run, Embed, Tokenize and
-    Detokenize; the engine host calls Drain; both call WatchStats.
+    Detokenize, DropPages and SetPageBudgets; the engine host calls Drain; both call WatchStats.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -65,12 +69,16 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """Detokenize writes tokens out."""
     WatchStats: _aio.UnaryStreamMultiCallable[_worker_service_pb2.WatchStatsRequest, _worker_service_pb2.WatchStatsResponse]  # type: ignore[assignment]
     """WatchStats sends the worker's numbers once a second."""
+    DropPages: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.DropPagesRequest, _worker_service_pb2.DropPagesResponse]  # type: ignore[assignment]
+    """DropPages zeroes and forgets what is stored of a tenant's texts."""
+    SetPageBudgets: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.SetPageBudgetsRequest, _worker_service_pb2.SetPageBudgetsResponse]  # type: ignore[assignment]
+    """SetPageBudgets changes how much is stored, until the worker ends."""
     Drain: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.DrainRequest, _worker_service_pb2.DrainResponse]  # type: ignore[assignment]
     """Drain stops admission, waits for what runs up to a time, and ends the rest."""
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     """WorkerService runs requests on the worker's model. Gateways call Run, Embed, Tokenize and
-    Detokenize; the engine host calls Drain; both call WatchStats.
+    Detokenize, DropPages and SetPageBudgets; the engine host calls Drain; both call WatchStats.
     """
 
     @_abc_1.abstractmethod
@@ -112,6 +120,22 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_service_pb2.WatchStatsResponse], _abc.AsyncIterator[_worker_service_pb2.WatchStatsResponse]]:
         """WatchStats sends the worker's numbers once a second."""
+
+    @_abc_1.abstractmethod
+    def DropPages(
+        self,
+        request: _worker_service_pb2.DropPagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.DropPagesResponse, _abc.Awaitable[_worker_service_pb2.DropPagesResponse]]:
+        """DropPages zeroes and forgets what is stored of a tenant's texts."""
+
+    @_abc_1.abstractmethod
+    def SetPageBudgets(
+        self,
+        request: _worker_service_pb2.SetPageBudgetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.SetPageBudgetsResponse, _abc.Awaitable[_worker_service_pb2.SetPageBudgetsResponse]]:
+        """SetPageBudgets changes how much is stored, until the worker ends."""
 
     @_abc_1.abstractmethod
     def Drain(

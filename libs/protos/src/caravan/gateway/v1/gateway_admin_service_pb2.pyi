@@ -90,6 +90,121 @@ class GetGatewayStatusResponse(_message.Message):
 Global___GetGatewayStatusResponse: _TypeAlias = GetGatewayStatusResponse  # noqa: Y015
 
 @_typing.final
+class DropPagesRequest(_message.Message):
+    """DropPagesRequest names whose pages go."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant. 1 to 255 bytes."""
+    model: _builtins.str
+    """Name or alias of a model; all that are loaded when unset."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        model: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "model", b"model", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+
+Global___DropPagesRequest: _TypeAlias = DropPagesRequest  # noqa: Y015
+
+@_typing.final
+class DropPagesResponse(_message.Message):
+    """DropPagesResponse says what there was."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DROPPED_PAGE_COUNT_FIELD_NUMBER: _builtins.int
+    WORKER_COUNT_FIELD_NUMBER: _builtins.int
+    dropped_page_count: _builtins.int
+    """How many pages all workers dropped together, wherever they lay."""
+    worker_count: _builtins.int
+    """How many workers were asked."""
+    def __init__(
+        self,
+        *,
+        dropped_page_count: _builtins.int = ...,
+        worker_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_page_count", b"dropped_page_count", "worker_count", b"worker_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropPagesResponse: _TypeAlias = DropPagesResponse  # noqa: Y015
+
+@_typing.final
+class SetPageBudgetsRequest(_message.Message):
+    """SetPageBudgetsRequest changes budgets; one that is unset stays as it is. At least one is set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    HOST_BYTES_FIELD_NUMBER: _builtins.int
+    DISK_BYTES_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Name or alias of a loaded model."""
+    host_bytes: _builtins.int
+    """Bytes of host memory for the pages of each worker; at most what the engine's memory plan holds for
+    them. 0 keeps none.
+    """
+    disk_bytes: _builtins.int
+    """Bytes on disk for the pages of each worker; refused where it keeps none on disk. At most 2^62."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        host_bytes: _builtins.int | None = ...,
+        disk_bytes: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_disk_bytes", b"_disk_bytes", "_host_bytes", b"_host_bytes", "disk_bytes", b"disk_bytes", "host_bytes", b"host_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_disk_bytes", b"_disk_bytes", "_host_bytes", b"_host_bytes", "disk_bytes", b"disk_bytes", "host_bytes", b"host_bytes", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__disk_bytes: _TypeAlias = _typing.Literal["disk_bytes"]  # noqa: Y015
+    _WhichOneofArgType__disk_bytes: _TypeAlias = _typing.Literal["_disk_bytes", b"_disk_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__host_bytes: _TypeAlias = _typing.Literal["host_bytes"]  # noqa: Y015
+    _WhichOneofArgType__host_bytes: _TypeAlias = _typing.Literal["_host_bytes", b"_host_bytes"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__disk_bytes) -> _WhichOneofReturnType__disk_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__host_bytes) -> _WhichOneofReturnType__host_bytes | None: ...
+
+Global___SetPageBudgetsRequest: _TypeAlias = SetPageBudgetsRequest  # noqa: Y015
+
+@_typing.final
+class SetPageBudgetsResponse(_message.Message):
+    """SetPageBudgetsResponse says that they hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_COUNT_FIELD_NUMBER: _builtins.int
+    worker_count: _builtins.int
+    """How many workers were asked."""
+    def __init__(
+        self,
+        *,
+        worker_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["worker_count", b"worker_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetPageBudgetsResponse: _TypeAlias = SetPageBudgetsResponse  # noqa: Y015
+
+@_typing.final
 class DependencyStatus(_message.Message):
     """DependencyStatus is how a dependency is, seen from this gateway."""
 

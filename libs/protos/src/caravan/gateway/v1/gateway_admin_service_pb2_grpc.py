@@ -40,6 +40,16 @@ class GatewayAdminServiceStub:
                 request_serializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.GetGatewayStatusRequest.SerializeToString,
                 response_deserializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.GetGatewayStatusResponse.FromString,
                 _registered_method=True)
+        self.DropPages = channel.unary_unary(
+                '/caravan.gateway.v1.GatewayAdminService/DropPages',
+                request_serializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.DropPagesRequest.SerializeToString,
+                response_deserializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.DropPagesResponse.FromString,
+                _registered_method=True)
+        self.SetPageBudgets = channel.unary_unary(
+                '/caravan.gateway.v1.GatewayAdminService/SetPageBudgets',
+                request_serializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.SetPageBudgetsRequest.SerializeToString,
+                response_deserializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.SetPageBudgetsResponse.FromString,
+                _registered_method=True)
 
 
 class GatewayAdminServiceServicer:
@@ -53,6 +63,23 @@ class GatewayAdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DropPages(self, request, context):
+        """DropPages zeroes and forgets what workers have stored of a tenant's texts, in memory and on disk;
+        needs the permission `models` on the deployment. Requests that are there already go on, but what
+        they compute is not stored. Refused when a worker can't be asked; what others dropped stays so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetPageBudgets(self, request, context):
+        """SetPageBudgets changes how much each worker of a model stores, until it ends; needs the permission
+        `models` on the model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GatewayAdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +87,16 @@ def add_GatewayAdminServiceServicer_to_server(servicer, server):
                     servicer.GetGatewayStatus,
                     request_deserializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.GetGatewayStatusRequest.FromString,
                     response_serializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.GetGatewayStatusResponse.SerializeToString,
+            ),
+            'DropPages': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropPages,
+                    request_deserializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.DropPagesRequest.FromString,
+                    response_serializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.DropPagesResponse.SerializeToString,
+            ),
+            'SetPageBudgets': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetPageBudgets,
+                    request_deserializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.SetPageBudgetsRequest.FromString,
+                    response_serializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.SetPageBudgetsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +127,60 @@ class GatewayAdminService:
             '/caravan.gateway.v1.GatewayAdminService/GetGatewayStatus',
             caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.GetGatewayStatusRequest.SerializeToString,
             caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.GetGatewayStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropPages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/caravan.gateway.v1.GatewayAdminService/DropPages',
+            caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.DropPagesRequest.SerializeToString,
+            caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.DropPagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetPageBudgets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/caravan.gateway.v1.GatewayAdminService/SetPageBudgets',
+            caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.SetPageBudgetsRequest.SerializeToString,
+            caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.SetPageBudgetsResponse.FromString,
             options,
             channel_credentials,
             insecure,

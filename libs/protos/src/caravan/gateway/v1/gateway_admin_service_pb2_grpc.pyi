@@ -35,6 +35,15 @@ class GatewayAdminServiceStub:
     def __new__(cls, channel: _aio.Channel) -> GatewayAdminServiceAsyncStub: ...
     GetGatewayStatus: _grpc.UnaryUnaryMultiCallable[_gateway_admin_service_pb2.GetGatewayStatusRequest, _gateway_admin_service_pb2.GetGatewayStatusResponse]
     """GetGatewayStatus tells how this gateway and its dependencies are; needs the permission `health`."""
+    DropPages: _grpc.UnaryUnaryMultiCallable[_gateway_admin_service_pb2.DropPagesRequest, _gateway_admin_service_pb2.DropPagesResponse]
+    """DropPages zeroes and forgets what workers have stored of a tenant's texts, in memory and on disk;
+    needs the permission `models` on the deployment. Requests that are there already go on, but what
+    they compute is not stored. Refused when a worker can't be asked; what others dropped stays so.
+    """
+    SetPageBudgets: _grpc.UnaryUnaryMultiCallable[_gateway_admin_service_pb2.SetPageBudgetsRequest, _gateway_admin_service_pb2.SetPageBudgetsResponse]
+    """SetPageBudgets changes how much each worker of a model stores, until it ends; needs the permission
+    `models` on the model.
+    """
 
 @_typing.type_check_only
 class GatewayAdminServiceAsyncStub(GatewayAdminServiceStub):
@@ -43,6 +52,15 @@ class GatewayAdminServiceAsyncStub(GatewayAdminServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetGatewayStatus: _aio.UnaryUnaryMultiCallable[_gateway_admin_service_pb2.GetGatewayStatusRequest, _gateway_admin_service_pb2.GetGatewayStatusResponse]  # type: ignore[assignment]
     """GetGatewayStatus tells how this gateway and its dependencies are; needs the permission `health`."""
+    DropPages: _aio.UnaryUnaryMultiCallable[_gateway_admin_service_pb2.DropPagesRequest, _gateway_admin_service_pb2.DropPagesResponse]  # type: ignore[assignment]
+    """DropPages zeroes and forgets what workers have stored of a tenant's texts, in memory and on disk;
+    needs the permission `models` on the deployment. Requests that are there already go on, but what
+    they compute is not stored. Refused when a worker can't be asked; what others dropped stays so.
+    """
+    SetPageBudgets: _aio.UnaryUnaryMultiCallable[_gateway_admin_service_pb2.SetPageBudgetsRequest, _gateway_admin_service_pb2.SetPageBudgetsResponse]  # type: ignore[assignment]
+    """SetPageBudgets changes how much each worker of a model stores, until it ends; needs the permission
+    `models` on the model.
+    """
 
 class GatewayAdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """GatewayAdminService is for those who run the deployment."""
@@ -54,5 +72,26 @@ class GatewayAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_admin_service_pb2.GetGatewayStatusResponse, _abc.Awaitable[_gateway_admin_service_pb2.GetGatewayStatusResponse]]:
         """GetGatewayStatus tells how this gateway and its dependencies are; needs the permission `health`."""
+
+    @_abc_1.abstractmethod
+    def DropPages(
+        self,
+        request: _gateway_admin_service_pb2.DropPagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_admin_service_pb2.DropPagesResponse, _abc.Awaitable[_gateway_admin_service_pb2.DropPagesResponse]]:
+        """DropPages zeroes and forgets what workers have stored of a tenant's texts, in memory and on disk;
+        needs the permission `models` on the deployment. Requests that are there already go on, but what
+        they compute is not stored. Refused when a worker can't be asked; what others dropped stays so.
+        """
+
+    @_abc_1.abstractmethod
+    def SetPageBudgets(
+        self,
+        request: _gateway_admin_service_pb2.SetPageBudgetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_admin_service_pb2.SetPageBudgetsResponse, _abc.Awaitable[_gateway_admin_service_pb2.SetPageBudgetsResponse]]:
+        """SetPageBudgets changes how much each worker of a model stores, until it ends; needs the permission
+        `models` on the model.
+        """
 
 def add_GatewayAdminServiceServicer_to_server(servicer: GatewayAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -105,6 +105,10 @@ class LlamaCppBackend:
             self.release(target)
         return True
 
+    def wipe(self) -> None:
+        """See `domain.ports.Backend`."""
+        lib.llama_memory_clear(self.memory, True)
+
     def decode(self, plan: StepPlan) -> npt.NDArray[np.float32]:
         """See `domain.ports.Backend`."""
         self._batch.n_tokens = self._arrays.fill(plan)
