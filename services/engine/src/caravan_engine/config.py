@@ -246,8 +246,8 @@ class KvSettings(Section):
     )
     shared_prefixes: tuple[str, ...] = Field(
         (),
-        description="Texts whose pages all tenants share, so that any can find out by timing "
-        "that somebody used them; JSON where one holds a comma.",
+        description="Without effect yet, and workers warn of it: texts whose pages all tenants "
+        "share; JSON where one holds a comma.",
     )
 
     @model_validator(mode="after")
