@@ -1,5 +1,6 @@
 """Documents become rows of tokens: several in a row, none of which sees the others."""
 
+import itertools
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -45,18 +46,20 @@ def pack(
     """Fills rows one after the other, each time with the longest waiting document that fits.
 
     Args:
-        documents: endless; none longer than a row for good.
+        documents: endless; those longer than a row are left out.
         tokenizer: encodes them.
         num_rows: how many rows.
         length: tokens in a row.
         jumps: decides where positions skip ahead; None is nowhere.
     """
-    waiting = [_encode(next(documents), tokenizer, jumps) for _ in range(_WAITING)]
+    encoded = (_encode(document, tokenizer, jumps) for document in documents)
+    fitting = (each for each in encoded if len(each[0]) <= length)
+    waiting = list(itertools.islice(fitting, _WAITING))
     rows = [_Row() for _ in range(num_rows)]
     for row in rows:
         while (best := _best_fit(waiting, length - len(row.tokens))) is not None:
             _append(row, waiting.pop(best))
-            waiting.append(_encode(next(documents), tokenizer, jumps))
+            waiting.append(next(fitting))
     pad = tokenizer.id_of(PAD)
     return Rows(
         tokens=_array((row.tokens for row in rows), length, pad).astype(np.int32),
