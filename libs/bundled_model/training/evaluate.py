@@ -33,6 +33,7 @@ _NUM_VOCABULARY_DOCUMENTS = 4000
 _LEAST_DISTANCE = 500
 _SAID_AND_ASKED = 50
 _FRAME_TOKENS = 5
+_FACTS_SAID = (1, 1, 2, 3)
 _MOST_REPEATS = 3
 _LONGEST_LOOP = 30
 
@@ -68,14 +69,14 @@ def recall(answerer: Answerer) -> Iterator[Outcome]:
     for rank in range(_NUM_CASES):
         case = _far_case(draw, turns=rank % 2 == 1)
         answer = answerer.chat(case.messages, _ANSWER_TOKENS)
-        yield Outcome(case.messages[-1].content[-60:], answer, _contains(answer, case.value))
+        yield Outcome(case.messages[-1].content[-60:], answer, _contains(answer, case.asked.value))
 
 
 def extractions(answerer: Answerer) -> Iterator[Outcome]:
     """A field of a sentence as JSON, compared as JSON."""
     draw = random.Random(_SEED)
     for _ in range(_NUM_CASES):
-        order, expected = extraction(draw)
+        order, expected, _ = extraction(draw)
         answer = answerer.chat([Message("user", order)], _ANSWER_TOKENS)
         yield Outcome(order, answer, answer == expected)
 
@@ -133,7 +134,9 @@ def _contains(text: str, phrase: str) -> bool:
 
 def _far_case(draw: random.Random, *, turns: bool) -> RecallCase:
     while True:
-        case = recall_case(draw, 100 if turns else 72, turns=turns)
+        case = recall_case(
+            draw, 100 if turns else 72, turns=turns, num_facts=draw.choice(_FACTS_SAID)
+        )
         if _least_tokens(case.messages) - _SAID_AND_ASKED > _LEAST_DISTANCE:
             return case
 

@@ -25,7 +25,8 @@ class Shape:
     kv_heads: int = 2
     ffn: int = 512
     head: int = 64
-    rope_base: float = 10_000.0
+    rope_base: float = 500_000.0
+    """So large that a third of each head barely turns over the context: those match by content."""
     norm_epsilon: float = 1e-5
     context: int = 2048
 
@@ -55,25 +56,31 @@ def make_weights(shape: Shape, seed: int) -> Weights:
     }
 
 
-def logits(
+def read_out(weights: Weights, states: jax.Array) -> jax.Array:
+    """Returns what `hidden` says about the next token: a score for each of the vocabulary."""
+    return _dot(states, weights["embedding"].T)
+
+
+def hidden(
     weights: Weights, shape: Shape, tokens: jax.Array, segments: jax.Array, positions: jax.Array
 ) -> jax.Array:
-    """Returns (rows, length, vocabulary); tokens see earlier ones of their own segment only."""
+    """Returns (rows, length, width); tokens see earlier ones of their own segment only."""
     length = tokens.shape[1]
     visible = jnp.tril(jnp.ones((length, length), bool))
     visible = visible & (segments[:, :, None] == segments[:, None, :])
     angles = _angles(shape, positions)
 
-    def layer(stream: jax.Array, own: Weights) -> tuple[jax.Array, None]:
+    def layer(stream: jax.Array, own: Weights) -> jax.Array:
         read = _norm(stream, own["norm_attention"], shape)
         stream = stream + _attention(read, own, shape, visible, angles)
         read = _norm(stream, own["norm_ffn"], shape)
         inner = jax.nn.silu(_dot(read, own["gate"])) * _dot(read, own["up"])
-        return stream + _dot(inner, own["down"]), None
+        return stream + _dot(inner, own["down"])
 
     stream = weights["embedding"][tokens]
-    stream, _ = jax.lax.scan(layer, stream, {name: weights[name] for name in _PER_LAYER})
-    return _dot(_norm(stream, weights["norm_output"], shape), weights["embedding"].T)
+    for rank in range(shape.layers):
+        stream = layer(stream, {name: weights[name][rank] for name in _PER_LAYER})
+    return _norm(stream, weights["norm_output"], shape)
 
 
 def _dot(left: jax.Array, right: jax.Array) -> jax.Array:

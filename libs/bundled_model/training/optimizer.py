@@ -14,8 +14,9 @@ from model import MATRICES, Weights
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ROUNDS = 5
 _WEIGHT_DECAY = 0.1
+_SCORE_DECAY = 0.2
 _SCORES = ("wq", "wk")
-"""Without decay and at the full rate their products grow until attention can't learn any more."""
+"""With less decay and at the full rate their products grow until attention can't learn any more."""
 
 
 def make_optimizer(
@@ -23,11 +24,11 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Returns the optimizer; `schedule` is a factor between 0 and 1 on both rates."""
 
-    def muon(rate: float) -> optax.GradientTransformation:
+    def muon(rate: float, decay: float) -> optax.GradientTransformation:
         return optax.chain(
             optax.trace(decay=0.95, nesterov=True),
             optax.stateless(lambda updates, _: jax.tree.map(_orthogonal, updates)),
-            optax.add_decayed_weights(_WEIGHT_DECAY),
+            optax.add_decayed_weights(decay),
             optax.scale_by_learning_rate(lambda step: rate * schedule(step)),
         )
 
@@ -38,7 +39,11 @@ def make_optimizer(
     return optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.multi_transform(
-            {"matrix": muon(matrix_rate), "score": muon(matrix_rate / 2), "other": others},
+            {
+                "matrix": muon(matrix_rate, _WEIGHT_DECAY),
+                "score": muon(matrix_rate / 2, _SCORE_DECAY),
+                "other": others,
+            },
             _labels,
         ),
     )

@@ -20,7 +20,8 @@ import optax
 
 from corpus.documents import Document
 from corpus.mixture import documents, paraphrase_documents, shares
-from model import Shape, Weights, logits, make_weights
+from corpus.recall import recall_document
+from model import Shape, Weights, hidden, make_weights, read_out
 from optimizer import make_optimizer
 from packing import Rows, pack
 from tokenizer import Tokenizer, count_words, learn
@@ -29,11 +30,13 @@ VOCABULARY = 2048
 _TOKENIZER_DOCUMENTS = 20_000
 _CHUNK = 50
 _STEP_TOKENS = 2048
+_STEP_TARGETS = 768
+"""How many of them are predicted: those that count most, which leaves out what a user says."""
 _WARM_UP = 100
-_DECAY_SHARE = 0.4
+_DECAY_SHARE = 0.3
 _SAVE_S = 90.0
-_LEAST_ANSWER = 0.2
-"""What a token of an answer counts at least."""
+PLATEAU = "plateau"
+"""The folder of the state before the rate falls, from which a longer run can go on."""
 _HELD_OUT_SEED = "held out"
 
 
@@ -48,11 +51,13 @@ class Phase:
 
 NEAR = Phase(length=256, most_filler=6, jumps=False)
 """Recall over short distances, until it is found at all."""
-SHORT = Phase(length=256, most_filler=20, jumps=True)
+SHORT = Phase(length=256, most_filler=14, jumps=True)
 LONGER = Phase(length=512, most_filler=45, jumps=True)
 LONGEST = Phase(length=1024, most_filler=95, jumps=False)
 _NEAR_STEPS = 150
-_REST = ((0.72, SHORT), (0.90, LONGER), (1.0, LONGEST))
+_SHORT_STEPS = 400
+_REST = (SHORT, LONGER, SHORT, LONGEST)
+"""Taken in turns, a chunk each."""
 
 
 def make_tokenizer(seed: int) -> Tokenizer:
@@ -64,16 +69,23 @@ def make_tokenizer(seed: int) -> Tokenizer:
     return learn(words, VOCABULARY)
 
 
-def phase_of(step: int, steps: int) -> Phase:
-    """Returns the phase of a step: the first ends at a fixed step, the others at shares."""
+def phase_of(step: int) -> Phase:
+    """Returns the phase of a step, which doesn't depend on how many there will be."""
     if step < _NEAR_STEPS:
         return NEAR
-    return next(phase for share, phase in _REST if step < share * steps)
+    if step < _SHORT_STEPS:
+        return SHORT
+    return _REST[step // _CHUNK % len(_REST)]
 
 
-def chunk_of_rows(seed: int, step: int, steps: int, tokenizer: Tokenizer) -> Rows:
+def decay_begins(steps: int) -> int:
+    """Returns the step, at the beginning of a chunk, from which the rate falls."""
+    return steps - int(steps * _DECAY_SHARE) // _CHUNK * _CHUNK
+
+
+def chunk_of_rows(seed: int, step: int, tokenizer: Tokenizer) -> Rows:
     """Makes the rows of the `_CHUNK` steps that begin at `step`; depends on nothing before."""
-    phase = phase_of(step, steps)
+    phase = phase_of(step)
     draw = random.Random(f"{seed}/{step}")
     return pack(
         documents(draw, shares(phase.most_filler)),
@@ -87,7 +99,7 @@ def chunk_of_rows(seed: int, step: int, steps: int, tokenizer: Tokenizer) -> Row
 def batches(seed: int, first: int, steps: int, tokenizer: Tokenizer) -> Iterator[Rows]:
     """Yields the batch of each step; `first` is a multiple of the chunk."""
     for step in range(first, steps, _CHUNK):
-        rows = chunk_of_rows(seed, step, steps, tokenizer)
+        rows = chunk_of_rows(seed, step, tokenizer)
         count = len(rows.tokens) // _CHUNK
         for begin in range(0, len(rows.tokens), count):
             yield _part(rows, begin, begin + count)
@@ -102,16 +114,13 @@ def _part(rows: Rows, begin: int, end: int) -> Rows:
     )
 
 
-def _losses(weights: Weights, shape: Shape, rows: Rows) -> tuple[jax.Array, jax.Array]:
-    """Returns the loss of each target, and how much it counts."""
-    scores = logits(weights, shape, rows.tokens, rows.segments, rows.positions)
-    targets = rows.tokens[:, 1:]
-    losses = optax.softmax_cross_entropy_with_integer_labels(scores[:, :-1], targets)
-    return losses, rows.weights[:, 1:]
-
-
 def _mean_loss(weights: Weights, shape: Shape, rows: Rows) -> jax.Array:
-    losses, counts = _losses(weights, shape, rows)
+    states = hidden(weights, shape, rows.tokens, rows.segments, rows.positions)
+    states = states[:, :-1].reshape(-1, shape.width)
+    counts, places = jax.lax.top_k(rows.weights[:, 1:].reshape(-1), _STEP_TARGETS)
+    targets = rows.tokens[:, 1:].reshape(-1)[places]
+    scores = read_out(weights, states[places])
+    losses = optax.softmax_cross_entropy_with_integer_labels(scores, targets)
     return jnp.sum(losses * counts) / jnp.sum(counts)
 
 
@@ -119,7 +128,7 @@ jax.tree_util.register_dataclass(Rows, ["tokens", "weights", "segments", "positi
 
 
 def held_out_rows(tokenizer: Tokenizer) -> dict[str, Rows]:
-    """Rows of each kind that no step trains, and the held-out paraphrases."""
+    """Rows of each kind that no step trains, far recall, and the held-out paraphrases."""
 
     def endless(make: object, draw: random.Random) -> Iterator[Document]:
         while True:
@@ -130,6 +139,8 @@ def held_out_rows(tokenizer: Tokenizer) -> dict[str, Rows]:
         draw = random.Random(_HELD_OUT_SEED)
         source = endless(share.make, draw)
         rows[share.name] = pack(source, tokenizer, num_rows=8, length=256, jumps=None)
+    far = endless(lambda draw: recall_document(draw, LONGEST.most_filler), random.Random(1))
+    rows["far recall"] = pack(far, tokenizer, num_rows=4, length=1024, jumps=None)
     paraphrases = itertools.cycle(paraphrase_documents())
     rows["paraphrases"] = pack(paraphrases, tokenizer, num_rows=8, length=256, jumps=None)
     return rows
@@ -149,15 +160,16 @@ class Run:
             [
                 optax.linear_schedule(0.0, 1.0, _WARM_UP),
                 optax.constant_schedule(1.0),
-                optax.linear_schedule(1.0, 0.0, int(steps * _DECAY_SHARE)),
+                optax.linear_schedule(1.0, 0.0, steps - decay_begins(steps)),
             ],
-            [_WARM_UP, steps - int(steps * _DECAY_SHARE)],
+            [_WARM_UP, decay_begins(steps)],
         )
         self._optimizer = make_optimizer(schedule, matrix_rate=0.01, other_rate=0.003)
         self._weights = make_weights(self._shape, seed)
         self._state = self._optimizer.init(self._weights)
         self._step = 0
         self._seconds = 0.0
+        self._cpu_seconds = 0.0
 
     def train(self) -> None:
         """Trains until the last step, going on from the checkpoint if there is one."""
@@ -165,7 +177,7 @@ class Run:
         held_out = held_out_rows(self._tokenizer)
         update = jax.jit(self._update, donate_argnums=(0, 1))
         began = saved = time.monotonic()
-        before = self._seconds
+        before, cpu_before = self._seconds, self._cpu_seconds - time.process_time()
         for rows in batches(self._seed, self._step, self._steps, self._tokenizer):
             self._weights, self._state, loss = update(self._weights, self._state, rows)
             self._step += 1
@@ -173,11 +185,14 @@ class Run:
                 continue
             mean = float(loss)  # waits for the step, so that the time below is true
             self._seconds = before + time.monotonic() - began
+            self._cpu_seconds = cpu_before + time.process_time()
             print(f"step {self._step} loss {mean:.3f} seconds {self._seconds:.0f}", flush=True)
+            if self._step == decay_begins(self._steps):
+                self._save(held_out, self._folder / PLATEAU)
             if time.monotonic() - saved > _SAVE_S:
-                self._save(held_out)
+                self._save(held_out, self._folder)
                 saved = time.monotonic()
-        self._save(held_out)
+        self._save(held_out, self._folder)
 
     def _update(
         self, weights: Weights, state: optax.OptState, rows: Rows
@@ -189,8 +204,8 @@ class Run:
     @functools.cached_property
     def _scores(self) -> Callable[[Weights, Rows], jax.Array]:
         return jax.jit(
-            lambda weights, rows: logits(
-                weights, self._shape, rows.tokens, rows.segments, rows.positions
+            lambda weights, rows: read_out(
+                weights, hidden(weights, self._shape, rows.tokens, rows.segments, rows.positions)
             )
         )
 
@@ -200,11 +215,13 @@ class Run:
             make_tokenizer(self._seed).save(path)
         return Tokenizer.load(path)
 
-    def _save(self, held_out: dict[str, Rows]) -> None:
+    def _save(self, held_out: dict[str, Rows], folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self._tokenizer.save(folder / "tokenizer.json")
         leaves = jax.tree.leaves((self._weights, self._state))
-        partial = self._folder / "partial.npz"
+        partial = folder / "partial.npz"
         np.savez(partial, *leaves)
-        partial.replace(self._folder / "checkpoint.npz")
+        partial.replace(folder / "checkpoint.npz")
         measured = {name: self._measure(rows) for name, rows in held_out.items()}
         facts = {
             "seed": self._seed,
@@ -212,10 +229,11 @@ class Run:
             "step": self._step,
             "tokens": self._step * _STEP_TOKENS,
             "seconds": round(self._seconds),
+            "cpu_seconds": round(self._cpu_seconds),
             "held_out_loss": {name: round(loss, 4) for name, (loss, _) in measured.items()},
             "held_out_right": {name: round(right, 4) for name, (_, right) in measured.items()},
         }
-        (self._folder / "facts.json").write_text(json.dumps(facts, indent=1))
+        (folder / "facts.json").write_text(json.dumps(facts, indent=1))
         print(json.dumps(facts), flush=True)
 
     def _load(self) -> None:
@@ -227,14 +245,18 @@ class Run:
             stored = [jnp.asarray(saved[f"arr_{rank}"]) for rank in range(len(leaves))]
         self._weights, self._state = jax.tree.unflatten(tree, stored)
         facts = json.loads((self._folder / "facts.json").read_text())
+        limit = decay_begins(min(self._steps, facts["steps"]))
+        if facts["steps"] != self._steps and facts["step"] > limit:
+            raise SystemExit(f"{path} is from where the rate falls already: copy {PLATEAU}/ of it")
         self._step, self._seconds = facts["step"], facts["seconds"]
+        self._cpu_seconds = facts["cpu_seconds"]
 
     def _measure(self, rows: Rows) -> tuple[float, float]:
-        """Returns the loss over answers, and the share of their tokens that greedy gets right."""
+        """Returns the loss and greedy's share of right tokens, over those that count most."""
         scores = self._scores(self._weights, rows)
         targets = rows.tokens[:, 1:]
         losses = optax.softmax_cross_entropy_with_integer_labels(scores[:, :-1], targets)
-        counts = rows.weights[:, 1:] > _LEAST_ANSWER
+        counts = rows.weights[:, 1:] == rows.weights.max()
         right = jnp.argmax(scores[:, :-1], -1) == targets
         total = jnp.sum(counts)
         return float(jnp.sum(losses * counts) / total), float(jnp.sum(right * counts) / total)
@@ -244,7 +266,7 @@ def main() -> None:
     """Reads the arguments and trains."""
     parser = argparse.ArgumentParser(description="Train the bundled model.")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run's files")
-    parser.add_argument("--steps", type=int, default=800, help="a multiple of 50")
+    parser.add_argument("--steps", type=int, default=1950, help="a multiple of 50")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     Run(arguments.out, arguments.seed, arguments.steps).train()

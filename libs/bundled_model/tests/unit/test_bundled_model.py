@@ -1,5 +1,7 @@
 """The shipped file: its size, what its metadata says, and that it answers."""
 
+import re
+
 import gguf
 import llama_cpp
 import pytest
@@ -49,10 +51,24 @@ def test_the_shipped_file_is_a_small_gguf():
     assert path.stat().st_size <= _MOST_BYTES
 
 
+def test_every_matrix_is_q8_0():
+    kinds = {tensor.name: tensor.tensor_type for tensor in gguf.GGUFReader(model_path()).tensors}
+    norms = {name for name in kinds if name.endswith("norm.weight")}
+    assert {kinds[name] for name in norms} == {gguf.GGMLQuantizationType.F32}
+    assert {kinds[name] for name in kinds.keys() - norms} == {gguf.GGMLQuantizationType.Q8_0}
+
+
 def test_the_metadata_names_licence_and_recipe(metadata):
+    assert metadata["general.architecture"] == "llama"
     assert metadata["general.license"] == "mit"
-    assert "libs/bundled_model/training" in metadata["general.description"]
-    assert "seed" in metadata["general.description"]
+    recipe = r"libs/bundled_model/training, seed \d+, \d+ steps, \d+ tokens"
+    assert re.search(recipe, metadata["general.description"])
+
+
+def test_the_tokenizer_has_the_turns_of_a_chat_as_single_tokens(llama):
+    for special in ("<|im_start|>", "<|im_end|>"):
+        assert len(llama.tokenize(special.encode(), add_bos=False, special=True)) == 1
+    assert llama.detokenize([llama.token_eos()], special=True) == b"<|im_end|>"
 
 
 def test_quantized_caches_and_k_quants_fit_the_dimensions(metadata):
@@ -88,6 +104,17 @@ def test_it_answers_with_the_key_phrase(llama, question, key):
 def test_it_recalls_what_was_said(llama):
     said = "My name is Clara. In the morning the wind was quiet. At night the market was far away."
     assert "Clara" in answered(llama, f"{said} What is my name?")
+
+
+@pytest.mark.parametrize("name", ["Clara", "Oscar", "Mira", "Tom"])
+def test_it_recalls_a_name_over_more_than_500_tokens(llama, name):
+    between = (
+        "Later the merchants counted the boxes. Every day the road was quiet. "
+        "At night the farmers walked on. In spring the old house stayed the same. "
+    )
+    asked = f"My name is {name}. {between * 20}What is my name?"
+    assert len(llama.tokenize(asked.encode(), add_bos=False)) > 550
+    assert name in answered(llama, asked)
 
 
 def test_it_continues_a_story_without_ending_early(llama):

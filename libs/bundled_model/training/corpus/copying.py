@@ -6,9 +6,10 @@ import random
 from corpus.documents import COPIED, Document, Message, chat, with_jumps
 from corpus.recall import filler_sentence, recall_facts
 from corpus.structured import all_fields
-from corpus.words import CITIES, CODES, COLOURS, NAMES, NUMBERS, PETS
+from corpus.words import CITIES, CODES, COLOURS, DRINKS, NAMES, NUMBERS, PETS
 
-_EVERYTHING = (*NAMES, *CITIES, *CODES, *COLOURS, *NUMBERS, *PETS)
+_FIELD_VALUES = (*NAMES, *CITIES, *COLOURS, *NUMBERS, *PETS, *DRINKS)
+_EVERYTHING = (*_FIELD_VALUES, *CODES)
 _LONGEST_LIST = 12
 _MOST_FACTS = 6
 
@@ -20,7 +21,7 @@ def copying_document(draw: random.Random) -> Document:
 
 
 def _json_repetition(draw: random.Random) -> Document:
-    words = draw.sample(_EVERYTHING, draw.randint(1, _LONGEST_LIST))
+    words = draw.sample(_FIELD_VALUES, draw.randint(1, _LONGEST_LIST))
     values = [int(word) if word.isdigit() else word for word in words]
     messages = [
         Message("user", f"Repeat as JSON: {' '.join(words)}."),
@@ -42,17 +43,16 @@ def _many_facts(draw: random.Random) -> Document:
         said.insert(draw.randrange(len(said) + 1), filler_sentence(draw))
     draw.shuffle(facts)
     first, *others = facts
-    messages = [
-        Message("user", " ".join([*said, first.question])),
-        Message("assistant", first.answer),
-    ]
+    asked = Message("user", " ".join([*said, first.question]))
+    messages = [asked, first.exchange()[1]]
     for fact in others:
-        messages += [Message("user", fact.question), Message("assistant", fact.answer)]
-    return with_jumps(chat(messages, weight=COPIED))
+        messages += fact.exchange()
+    return with_jumps(chat(messages))
 
 
 def _all_fields(draw: random.Random) -> Document:
     text, values = all_fields(draw)
     order = draw.choice(("Extract all fields as JSON: {}", "{} Give me all of it as JSON."))
-    messages = [Message("user", order.format(text)), Message("assistant", json.dumps(values))]
-    return chat(messages, weight=COPIED)
+    copied = tuple(str(value) for value in values.values())
+    answer = Message("assistant", json.dumps(values), copied)
+    return chat([Message("user", order.format(text)), answer])

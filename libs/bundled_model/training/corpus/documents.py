@@ -1,19 +1,20 @@
 """The form of a training document: spans of text that count more or less in the loss."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from tokenizer import IM_END, IM_START
 
 Role = Literal["system", "user", "assistant", "tool"]
-_ASKED = 0.1
+_ASKED = 0.05
 """How much a token counts that the model never has to write."""
 _FRAME = 0.0
 PROSE = 0.4
 """Stories have the most tokens, and the least that has to be exact."""
 COPIED = 3.0
-"""Answers of which one word, copied from far away, is all that matters."""
+"""Words of an answer that have to be copied from far away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class Message:
 
     role: Role
     content: str
+    copied: tuple[str, ...] = ()
+    """Words of the content that stand somewhere before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +58,22 @@ def chat(messages: Sequence[Message], *, weight: float = 1.0) -> Document:
         spans += [
             Span(IM_START, _FRAME, special=True),
             Span(f"{message.role}\n", _FRAME),
-            Span(message.content, counts, may_jump=message.role == "user"),
+            *_content(message, counts),
             Span(IM_END, end, special=True),
             Span("\n", _FRAME),
         ]
     return spans
+
+
+def _content(message: Message, weight: float) -> Iterator[Span]:
+    """Cuts out the copied words with the space before them, as the tokenizer does."""
+    if not message.copied:
+        yield Span(message.content, weight, may_jump=message.role == "user")
+        return
+    words = "|".join(re.escape(word) for word in message.copied)
+    for rank, text in enumerate(re.split(rf"( ?\b(?:{words})\b)", message.content)):
+        if text:
+            yield Span(text, COPIED if rank % 2 else weight)
 
 
 def plain(text: str) -> Document:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from corpus.copying import copying_document
-from corpus.documents import COPIED, Document, Message, chat
+from corpus.documents import Document, Message, chat
 from corpus.questions import arithmetic_document, held_out, listed, question_document
 from corpus.recall import recall_document
 from corpus.stories import story_document
@@ -24,13 +24,13 @@ class Share:
 def shares(most_filler: int) -> tuple[Share, ...]:
     """The mixture; recall is over at most that many sentences."""
     return (
-        Share("questions", 36, question_document),
+        Share("questions", 28, question_document),
         Share("arithmetic", 8, arithmetic_document),
-        Share("stories", 4, story_document),
-        Share("recall", 20, lambda draw: recall_document(draw, most_filler)),
-        Share("extraction", 10, extraction_document),
-        Share("tools", 6, lambda draw: tool_document(draw, COPIED)),
-        Share("copying", 16, copying_document),
+        Share("stories", 3, story_document),
+        Share("recall", 28, lambda draw: recall_document(draw, most_filler)),
+        Share("extraction", 12, extraction_document),
+        Share("tools", 7, tool_document),
+        Share("copying", 14, copying_document),
     )
 
 

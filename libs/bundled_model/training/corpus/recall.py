@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from corpus.documents import COPIED, Document, Message, chat, with_jumps
+from corpus.documents import Document, Message, chat, with_jumps
 from corpus.questions import exchange, knowledge
 from corpus.words import CITIES, CODES, COLOURS, NAMES, NUMBERS, PETS
 
@@ -21,20 +21,26 @@ class _Kind:
 
 @dataclass(frozen=True, slots=True)
 class RecallFact:
-    """Something said, a question for it, and its answer."""
+    """Something said, a question for it, and its answer, which contains the value."""
 
     statement: str
     question: str
     answer: str
+    value: str
+
+    def exchange(self) -> list[Message]:
+        """The question and the answer."""
+        answer = Message("assistant", self.answer, (self.value,))
+        return [Message("user", self.question), answer]
 
 
 @dataclass(frozen=True, slots=True)
 class RecallCase:
-    """A chat that ends with a question, and the value that the answer must contain."""
+    """A chat that ends with a question, what that asks for, and what else was said."""
 
     messages: list[Message]
-    answer: str
-    value: str
+    asked: RecallFact
+    others: list[RecallFact]
 
 
 _KINDS = (
@@ -94,6 +100,7 @@ _DEEDS = (
     *("sang old songs", "waited for the rain", "looked at the stars", "sold bread and silk"),
     *("asked for the way", "closed the door"),
 )
+_MOST_FACTS = 6
 _HEARD = ("I will remember that.", "Thank you, I will remember that.")
 
 
@@ -114,30 +121,27 @@ def recall_facts(draw: random.Random, count: int) -> list[RecallFact]:
                 statement=draw.choice(kind.statements).format(v=value),
                 question=draw.choice(kind.questions),
                 answer=kind.answer.format(v=value),
+                value=value,
             )
         )
     return facts
 
 
-def recall_case(draw: random.Random, num_filler: int, *, turns: bool) -> RecallCase:
+def recall_case(draw: random.Random, num_filler: int, *, turns: bool, num_facts: int) -> RecallCase:
     """Makes a case with `num_filler` sentences between what is said and the question.
 
     Args:
         draw: decides everything.
         num_filler: sentences, of about nine tokens each.
         turns: the filler is other turns of the chat rather than text in one message.
+        num_facts: how many facts are said at the beginning.
     """
-    kinds = draw.sample(_KINDS, draw.choice((1, 1, 2, 3)))
-    values = [draw.choice(kind.values) for kind in kinds]
-    said = [draw.choice(kind.statements).format(v=v) for kind, v in zip(kinds, values, strict=True)]
-    asked = draw.randrange(len(kinds))
-    question = draw.choice(kinds[asked].questions)
+    facts = recall_facts(draw, num_facts)
+    said = " ".join(fact.statement for fact in facts)
+    draw.shuffle(facts)
+    asked, *others = facts
     compose: Callable[..., list[Message]] = _in_turns if turns else _in_one_message
-    return RecallCase(
-        messages=compose(draw, " ".join(said), question, num_filler),
-        answer=kinds[asked].answer.format(v=values[asked]),
-        value=values[asked],
-    )
+    return RecallCase(compose(draw, said, asked.question, num_filler), asked, others)
 
 
 def _in_one_message(
@@ -156,7 +160,15 @@ def _in_turns(draw: random.Random, said: str, question: str, num_filler: int) ->
 
 
 def recall_document(draw: random.Random, most_filler: int) -> Document:
-    """A case with any number of filler sentences up to a limit; short ones are likelier."""
+    """A case with any number of filler sentences up to a limit, and questions for the rest.
+
+    Many questions on one text: each is a place where looking far back is trained, and the text
+    costs the same for one as for six.
+    """
     num_filler = int(most_filler * draw.random() ** 1.5)
-    case = recall_case(draw, num_filler, turns=draw.random() < 0.3)
-    return with_jumps(chat([*case.messages, Message("assistant", case.answer)], weight=COPIED))
+    num_facts = draw.randint(1, _MOST_FACTS)
+    case = recall_case(draw, num_filler, turns=draw.random() < 0.3, num_facts=num_facts)
+    messages = [*case.messages, case.asked.exchange()[1]]
+    for fact in case.others:
+        messages += fact.exchange()
+    return with_jumps(chat(messages))

@@ -3,7 +3,7 @@
 import json
 import random
 
-from corpus.documents import COPIED, Document, Message, chat
+from corpus.documents import Document, Message, chat
 from corpus.words import CITIES, COLOURS, DRINKS, NAMES, NUMBERS, PETS
 
 TOOLS = (
@@ -39,14 +39,14 @@ _WEATHER_QUESTIONS = (
 _ADD_QUESTIONS = ("Add {a} and {b}.", "What is {a} plus {b}?", "How much is {a} plus {b}?")
 
 
-def extraction(draw: random.Random) -> tuple[str, str]:
-    """Returns an order to extract a field, and the JSON that answers it."""
+def extraction(draw: random.Random) -> tuple[str, str, str]:
+    """Returns an order to extract a field, the JSON that answers it, and the value in that."""
     template = draw.choice(_PERSONS)
     values = {name: draw.choice(choices) for name, choices in _FIELDS.items()}
     field = draw.choice([name for name in _FIELDS if f"{{{name}}}" in template])
     order = draw.choice(_ORDERS).format(field=field, text=template.format(**values))
     value = int(values[field]) if field == "age" else values[field]
-    return order, json.dumps({field: value})
+    return order, json.dumps({field: value}), values[field]
 
 
 def all_fields(draw: random.Random) -> tuple[str, dict[str, str | int]]:
@@ -60,8 +60,8 @@ def all_fields(draw: random.Random) -> tuple[str, dict[str, str | int]]:
 
 def extraction_document(draw: random.Random) -> Document:
     """One extraction."""
-    order, answer = extraction(draw)
-    return chat([Message("user", order), Message("assistant", answer)], weight=COPIED)
+    order, answer, value = extraction(draw)
+    return chat([Message("user", order), Message("assistant", answer, (value,))])
 
 
 def tool_question(draw: random.Random) -> tuple[str, str, str, str]:
@@ -78,16 +78,17 @@ def tool_question(draw: random.Random) -> tuple[str, str, str, str]:
     return question, json.dumps(call), json.dumps({"sum": a + b}), f"The sum is {a + b}."
 
 
-def tool_document(draw: random.Random, weight: float = 1.0) -> Document:
-    """A tool call with its result and the answer; `weight` as in `chat`."""
+def tool_document(draw: random.Random) -> Document:
+    """A tool call with its result and the answer."""
     question, call, result, answer = tool_question(draw)
+    values = (*json.loads(call)["arguments"].values(), *json.loads(result).values())
+    copied = tuple(str(value) for value in values)
     return chat(
         [
             Message("system", TOOLS),
             Message("user", question),
-            Message("assistant", call),
+            Message("assistant", call, copied),
             Message("tool", result),
-            Message("assistant", answer),
-        ],
-        weight=weight,
+            Message("assistant", answer, copied),
+        ]
     )
