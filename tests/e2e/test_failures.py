@@ -73,7 +73,9 @@ def test_a_killed_service_works_again_after_its_restart(stack, admin, service):
 
 
 def test_a_killed_worker_is_replaced_and_its_stream_goes_on(stack, admin):
-    stream = long_stream(admin)
+    stream = admin.inference.StreamGenerate(
+        request(max_output_tokens=400, ignore_eos=True), metadata=admin.metadata, timeout=120
+    )
     assert next(stream).WhichOneof("event") == "started"
     assert next(stream).WhichOneof("event") == "delta"
     host = stack.process("engine").pid
