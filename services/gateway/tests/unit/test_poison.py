@@ -51,6 +51,16 @@ def test_a_worker_that_cannot_be_reached_again_and_again_died_once(bus):
     assert len(passenger.deaths) == 1
 
 
+def test_a_suspect_that_finds_the_dead_worker_again_stays_suspect(bus):
+    pair = [Passenger(), Passenger()]
+    bus.death(100.0, *pair)
+    bus.death(101.0, *pair)
+    bus.watch.begin_trial(pair[0])
+    bus.watch.board(pair[0], "w2", is_computed=False)  # its host hasn't said yet that it died
+    bus.watch.died("w2", 101.1)
+    assert {each.verdict for each in pair} == {Verdict.SUSPECT}
+
+
 def test_a_death_counts_once_for_each_who_was_aboard(bus):
     passengers = [Passenger() for _ in range(5)]
     bus.death(100.0, *passengers)
@@ -95,12 +105,17 @@ def test_who_kills_before_its_computation_is_told_is_found_too(bus):
     assert waiting.verdict is Verdict.CLEAR
 
 
-def test_who_waits_is_not_blamed_for_those_in_the_batch(bus):
-    culprit, waiting = Passenger(), Passenger()
-    for now_s in (100.0, 101.0, 102.0):
-        bus.death(now_s, culprit, waiting=[waiting])
+def test_whose_word_was_lost_is_as_suspect_as_those_in_the_batch(bus):
+    innocent, culprit = Passenger(), Passenger()
+    bus.death(100.0, innocent, culprit)
+    bus.death(101.0, innocent, waiting=[culprit])
+    assert {innocent.verdict, culprit.verdict} == {Verdict.SUSPECT}
+    bus.watch.begin_trial(innocent)
+    bus.watch.end_trial(innocent, 101.5)
+    bus.watch.begin_trial(culprit)
+    bus.death(102.0, innocent, culprit)
     assert culprit.verdict is Verdict.POISON
-    assert waiting.verdict is Verdict.CLEAR
+    assert innocent.verdict is Verdict.CLEAR
 
 
 def test_company_protects_nobody_for_ever(bus):

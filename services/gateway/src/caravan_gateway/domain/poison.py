@@ -57,8 +57,9 @@ class PoisonWatch:
     at both deaths is poison at once. Several are suspects; each of them goes on while the others
     wait, until it has a new token. If the worker dies in a suspect's trial, it was that one.
 
-    A worker may die before its word arrives that it computes a call. So where nobody is known to
-    have been in the batch so often, whoever was sent to the worker is suspect with one more death.
+    A worker may die before its word arrives that it computes a call. So whoever was sent to it as
+    often is no less suspect than those who are known to have been in the batch; and where nobody is
+    known to have been there so often, it takes one more death.
     """
 
     def __init__(self, rules: PoisonRules) -> None:
@@ -98,23 +99,23 @@ class PoisonWatch:
         since_s = now_s - self._rules.window_s
         affected: list[Passenger] = []
         for passenger, is_computed in aboard.items():
-            passenger.verdict = Verdict.CLEAR
             recent = [death for death in passenger.deaths if death.at_s >= since_s]
             if all(death.worker_id != worker_id for death in recent):  # one is tried again
                 is_to_blame = is_computed or passenger.is_on_trial
                 recent.append(_Death(worker_id, now_s, is_to_blame))
                 affected.append(passenger)
+                passenger.verdict = Verdict.CLEAR
             passenger.deaths = recent
         self._judge(self._suspects(affected))
 
     def _suspects(self, aboard: Collection[Passenger]) -> Sequence[Passenger]:
         num_deaths = self._rules.num_deaths
-        known = [
-            each
+        is_known = any(
+            each.deaths[-1].was_computed and each.unexplained(computed=True) >= num_deaths
             for each in aboard
-            if each.deaths[-1].was_computed and each.unexplained(computed=True) >= num_deaths
-        ]
-        return known or [each for each in aboard if each.unexplained(computed=False) > num_deaths]
+        )
+        least = num_deaths if is_known else num_deaths + 1
+        return [each for each in aboard if each.unexplained(computed=False) >= least]
 
     def _judge(self, suspects: Sequence[Passenger]) -> None:
         on_trial = [each for each in suspects if each.is_on_trial]
