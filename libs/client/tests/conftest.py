@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from caravan.engine.v1 import worker_stats_pb2 as stats_pb
 from caravan.gateway.v1 import gateway_admin_service_pb2 as gateway_pb
 from caravan.inference.v1 import embedding_pb2 as embedding_pb
 from caravan.inference.v1 import generation_pb2 as generation_pb
@@ -77,6 +78,7 @@ class FakeGateway:
         self.waiting = threading.Event()
         self.left = threading.Event()
         self.page_size = 2
+        self.hides_numbers = False
         self.finish = generation_pb.FINISH_REASON_END_OF_TEXT
         self.models = dict.fromkeys(("alpha", "beta", "gamma"), model_pb.MODEL_STATE_READY)
         self.principals: dict[str, principal_pb.Principal] = {}
@@ -201,6 +203,7 @@ class FakeGateway:
             model.details.architecture = "llama"
             model.details.context_tokens = 2048
             model.details.cell_count = 8192
+            model.details.kv_unit = model_pb.KV_UNIT_PAGES
             model.replicas.add(state=model_pb.REPLICA_STATE_READY, process_id=4242)
         return model
 
@@ -313,6 +316,39 @@ class FakeGateway:
         response.dependencies.add(service="policy", address="localhost:50053", reachable=True)
         response.dependencies.add(service="telemetry", address="[::1]:50054", detail="refused")
         return response
+
+    async def GetWorkerStats(self, request, call: Call):
+        self._admit(request, call)
+        if self.hides_numbers:
+            raise failure("PERMISSION_DENIED", "Not for you.")
+        stats = stats_pb.WorkerStats(
+            model="alpha",
+            replica_index=0,
+            running_count=3,
+            paused_count=1,
+            seat_count=16,
+            waiting_count=5,
+            parked_count=2,
+            waiting_counts=[{"priority": 10, "count": 4}, {"priority": 50, "count": 1}],
+            output_tokens_per_second=12.5,
+            prefix_query_tokens_total=200,
+            prefix_hit_tokens_total=80,
+            used_cell_count=500,
+            idle_cell_count=100,
+            cell_count=8192,
+            highest_used_cell=700,
+            kv_unit=model_pb.KV_UNIT_PAGES,
+            page_token_count=256,
+            cell_page_count=3,
+            idle_page_count=1,
+            host_page_count=7,
+            host_page_bytes=2_500_000,
+            disk_page_count=9,
+            cell_evictions_total=2,
+            host_evictions_total=3,
+        )
+        stats.page_moves.add(kind=stats_pb.PAGE_MOVE_KIND_RESTORE, count=11)
+        return gateway_pb.GetWorkerStatsResponse(workers=[stats], missing_hosts=["far:50052"])
 
     async def GetTrace(self, request, call: Call):
         self._admit(request, call)

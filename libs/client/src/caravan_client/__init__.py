@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         Dependency,
         DroppedPages,
         GatewayStatus,
+        KvUnit,
         LoadPhase,
         LoadProgress,
         Model,
@@ -74,6 +75,9 @@ if TYPE_CHECKING:
         SpanStatus,
         Trace,
         UnloadedModel,
+        WorkerMemory,
+        WorkersReport,
+        WorkerStats,
     )
     from caravan_client.sync_client import Caravan
     from caravan_client.sync_transport import GenerationStream, Stream
@@ -137,6 +141,7 @@ _HOMES = {
         "DroppedPages",
         "Dependency",
         "GatewayStatus",
+        "KvUnit",
         "LoadPhase",
         "LoadProgress",
         "Model",
@@ -152,6 +157,9 @@ _HOMES = {
         "SpanStatus",
         "Trace",
         "UnloadedModel",
+        "WorkerMemory",
+        "WorkerStats",
+        "WorkersReport",
     ),
     "sync_client": ("Caravan",),
     "sync_transport": (
@@ -194,6 +202,7 @@ __all__ = [
     "GenerationStream",
     "InternalError",
     "InvalidRequestError",
+    "KvUnit",
     "LoadPhase",
     "LoadProgress",
     "Message",
@@ -228,6 +237,9 @@ __all__ = [
     "UnimplementedError",
     "UnloadedModel",
     "Usage",
+    "WorkerMemory",
+    "WorkerStats",
+    "WorkersReport",
     "Xtc",
 ]
 

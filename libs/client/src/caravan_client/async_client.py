@@ -30,6 +30,7 @@ from caravan_client.resources import (
     RoleDefinition,
     Trace,
     UnloadedModel,
+    WorkersReport,
 )
 
 
@@ -117,6 +118,10 @@ class AsyncCaravan:
     async def status(self, **call: Unpack[CallOptions]) -> GatewayStatus:
         """How the deployment is."""
         return await self._transport.unary(gateway.get_status(), call)
+
+    async def worker_stats(self, **call: Unpack[CallOptions]) -> WorkersReport:
+        """The numbers of all workers, a few seconds old at most."""
+        return await self._transport.unary(gateway.get_worker_stats(), call)
 
     async def trace(self, of_request_id: str, **call: Unpack[CallOptions]) -> Trace:
         """Where the time of a call went; its spans arrive a second or two after it."""

@@ -28,6 +28,14 @@ class ReplicaState(StrEnum):
     UNKNOWN = "unknown"
 
 
+class KvUnit(StrEnum):
+    """What the memory of a model is shared, moved and kept by."""
+
+    PAGES = "pages"
+    SEQUENCES = "sequences"  # wholes, because it can't be divided or paging is off
+    UNKNOWN = "unknown"
+
+
 class LoadPhase(StrEnum):
     """What loading a model is doing."""
 
@@ -77,6 +85,7 @@ class ModelDetails:
     vocabulary_size: int
     num_layers: int
     has_chat_template: bool
+    kv_unit: KvUnit
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +203,65 @@ class DroppedPages:
 
     num_pages: int
     num_workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerMemory:
+    """Where what a worker has computed lies; of cells some are free, the rest is counted here."""
+
+    kept_by: KvUnit
+    page_tokens: int  # of a full page; 0 with whole sequences
+    num_cells: int
+    num_running_cells: int  # hold what running sequences need
+    num_idle_cells: int  # hold only pages that nobody uses
+    highest_used_cell: int  # counted from 1; on a CPU the cost of each step depends on it
+    num_cell_pages: int  # full pages that all cells in use would make
+    num_idle_pages: int  # in cells
+    num_host_pages: int
+    host_bytes: int
+    host_budget_bytes: int
+    num_disk_pages: int
+    disk_bytes: int
+    disk_budget_bytes: int
+    num_disk_reads_pending: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStats:
+    """The numbers of one worker; totals count from the start of its process."""
+
+    model: str
+    replica: int
+    num_running: int  # sequences with a seat, paused ones included
+    num_paused: int  # those of them that wait for their reader
+    num_seats: int
+    num_parked: int  # requests that gave up their seats and go on later
+    num_waiting: int
+    waiting_by_priority: Mapping[int, int]
+    tokens_per_s: float  # generated, over the last ten seconds
+    input_tokens: int
+    output_tokens: int
+    prefix_query_tokens: int  # input tokens that were looked up
+    prefix_hit_tokens: int  # and found
+    num_parkings: int
+    num_pages_restored: int
+    num_pages_evicted: int
+    resident_bytes: int
+    memory: WorkerMemory
+
+    @property
+    def cache_hit_rate(self) -> float | None:
+        """The share of looked-up tokens that was found, 0 to 1; None before the first."""
+        looked_up = self.prefix_query_tokens
+        return self.prefix_hit_tokens / looked_up if looked_up else None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkersReport:
+    """The numbers of the workers that are ready; `missing_hosts` did not answer."""
+
+    workers: tuple[WorkerStats, ...]
+    missing_hosts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

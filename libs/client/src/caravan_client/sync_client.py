@@ -29,6 +29,7 @@ from caravan_client.resources import (
     RoleDefinition,
     Trace,
     UnloadedModel,
+    WorkersReport,
 )
 from caravan_client.sync_transport import GenerationStream, Stream, SyncTransport
 
@@ -117,6 +118,10 @@ class Caravan:
     def status(self, **call: Unpack[CallOptions]) -> GatewayStatus:
         """How the deployment is."""
         return self._transport.unary(gateway.get_status(), call)
+
+    def worker_stats(self, **call: Unpack[CallOptions]) -> WorkersReport:
+        """The numbers of all workers, a few seconds old at most."""
+        return self._transport.unary(gateway.get_worker_stats(), call)
 
     def trace(self, of_request_id: str, **call: Unpack[CallOptions]) -> Trace:
         """Where the time of a call went; its spans arrive a second or two after it."""

@@ -159,9 +159,9 @@ def test_option_after_the_subcommand_wins(run, gateway):
 def test_models_are_listed_as_a_table(run):
     heading, first, *rest = run("models", "list").stdout.splitlines()
     assert heading.split() == [
-        *("MODEL", "ALIASES", "STATE", "SIZE", "CONTEXT", "WORKERS", "DESCRIPTION")
+        *("MODEL", "ALIASES", "STATE", "SIZE", "CONTEXT", "WORKERS", "MEMORY", "DESCRIPTION")
     ]
-    assert first.split() == ["alpha", "bundled", "ready", "1.5", "MB", "2048", "1/1"]
+    assert first.split() == ["alpha", "bundled", "ready", "1.5", "MB", "2048", "1/1", "pages"]
     assert len(rest) == 2
 
 
@@ -237,6 +237,42 @@ def test_status_shows_services_models_and_workers(run):
         assert word in text
     (document,) = lines(run("status", "--json").stdout)
     assert document["num_spooled_records"] == 5
+
+
+def test_status_shows_the_numbers_of_workers(run):
+    text = run("status").stdout
+    row = next(line for line in text.splitlines() if "3/16 (1 paused)" in line)
+    for cell in (
+        "5 (1 at 50, 4 at 10)",
+        "600/8192",
+        "700",
+        "3 (1 idle)",
+        "7 (2.5 MB)",
+        "40%",
+        "12.5",
+    ):
+        assert cell in row
+    (document,) = lines(run("status", "--json").stdout)
+    (worker,) = document["workers"]
+    assert worker["waiting_by_priority"] == {"10": 4, "50": 1}
+    assert (worker["memory"]["kept_by"], worker["memory"]["num_host_pages"]) == ("pages", 7)
+    assert (worker["num_pages_restored"], worker["num_pages_evicted"]) == (11, 5)
+
+
+def test_status_without_the_permission_for_numbers_shows_the_rest(run, gateway):
+    gateway.hides_numbers = True
+    result = run("status")
+    assert result.exit_code == 0
+    assert "alpha/0" in result.stdout
+    assert "TOKENS/S" not in result.stdout
+    assert lines(run("status", "--json").stdout)[0]["workers"] is None
+    assert run("status", "--watch").exit_code == 1
+
+
+def test_models_say_what_their_memory_is_kept_by(run):
+    heading, row, *_ = run("models", "list").stdout.splitlines()
+    assert "MEMORY" in heading
+    assert "pages" in row
 
 
 def test_trace_draws_each_span_with_its_bar(run):

@@ -1,6 +1,9 @@
 """The command as a real process: pipes, signals and terminals."""
 
+import json
 import signal
+
+import pytest
 
 PATIENCE_S = 30
 
@@ -115,3 +118,27 @@ def test_long_work_whose_results_go_elsewhere_counts_on_the_terminal(
     terminal.expect("300/")
     assert process.wait(PATIENCE_S) == 0
     assert len(vectors.read_text().splitlines()) == 300
+
+
+def test_watching_at_a_terminal_refreshes_in_place_and_ends_cleanly(start_at_terminal, terminal):
+    process = start_at_terminal("status", "--watch", "--interval", "0.1")
+    terminal.expect("alpha/0")
+    terminal.expect("alpha/0")
+    terminal.type(b"\x03")
+    assert process.wait(PATIENCE_S) == 0
+    assert "Traceback" not in terminal.unmatched
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_watching_into_a_pipe_prints_whole_lines_until_it_is_interrupted(start_command, flags):
+    process = start_command("status", "--watch", "--interval", "0.1", *flags)
+    lines = [process.stdout.readline().decode() for _ in range(4)]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE_S) == 0
+    assert process.stderr.read() == b""
+    if flags:
+        assert all(json.loads(line)["workers"][0]["num_running"] == 3 for line in lines)
+    else:
+        assert "alpha/0 running 3/16, waiting 5 (1 at 50, 4 at 10), parked 2" in lines[0]
+        assert "no numbers from far:50052" in lines[1]
+    assert all("\x1b" not in line for line in lines)

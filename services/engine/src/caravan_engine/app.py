@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
 
+from caravan.engine.v1 import host_service_pb2 as host_pb
 from caravan.model.v1 import endpoint_service_pb2 as endpoint_pb
 from caravan.model.v1 import model_service_pb2 as model_pb
 from caravan_bundled_model import model_path as bundled_model_path
@@ -33,6 +34,7 @@ from caravan_engine.host.supervisor import Supervisor, SupervisorTimes
 from caravan_engine.machine import available_memory_bytes, port_is_free
 from caravan_engine.metrics import HostMetrics
 from caravan_engine.rpc.endpoint_servicer import EndpointServicer
+from caravan_engine.rpc.host_servicer import HostServicer
 from caravan_engine.rpc.model_servicer import ModelServicer
 from caravan_engine.storage.digest_cache import DigestCache
 from caravan_engine.storage.model_files import describe, find_models, sha256_of
@@ -53,6 +55,7 @@ _BUNDLED = "bundled"
 _MEMORY_SHARE = 0.9
 _OWN_WATCHERS = 2
 _MODELS = model_pb.DESCRIPTOR.services_by_name["ModelService"]
+_HOST = host_pb.DESCRIPTOR.services_by_name["HostService"]
 _ENDPOINTS = endpoint_pb.DESCRIPTOR.services_by_name["EndpointService"]
 _ANY_HOST = ("0.0.0.0", "::", "[::]", "")  # noqa: S104 (compared with, not bound to)
 
@@ -108,8 +111,8 @@ class EngineApp:
         self._start_tracing()
         self._resources.push_async_callback(manager.shut_down, 0)
         loads = await self._begin_loads(manager)
-        await self._start_server(manager)
         stats = StatsWatch(manager.picture, self._workers.channel)
+        await self._start_server(manager, stats)
         await self._start_ops(manager, stats)
         self._in_background(stats.run())
         self._push_to_telemetry(stats)
@@ -197,7 +200,7 @@ class EngineApp:
 
         return make
 
-    async def _start_server(self, manager: ModelManager) -> None:
+    async def _start_server(self, manager: ModelManager, stats: StatsWatch) -> None:
         workers = self._settings.workers
         models = ModelServicer(manager, drain_timeout_s=workers.drain_timeout_s)
         endpoints = EndpointServicer(
@@ -207,6 +210,7 @@ class EngineApp:
         )
         self._server.add(models, _MODELS, peers=("gateway",))
         self._server.add(endpoints, _ENDPOINTS, peers=("gateway",))
+        self._server.add(HostServicer(stats.latest), _HOST, peers=("gateway",))
         self._resources.push_async_callback(self._server.stop, 0)
         await self._server.start()
         self.rpc_port = self._server.port

@@ -304,6 +304,27 @@ class TelemetrySettings(Section):
     )
 
 
+class MetricsSettings(Section):
+    """The structured metrics log of each worker: one JSON object a line."""
+
+    log: bool = Field(
+        False,
+        description="Whether workers write their numbers to standard error, behind `[METRICS] `.",
+    )
+    file: Path | None = Field(
+        None,
+        description="File to which they are appended instead, whatever `log` says; `{worker}` in "
+        "it becomes model and replica, else the workers share it. `none`: no file.",
+    )
+    interval_s: float = Field(
+        10.0,
+        ge=0,
+        description="Seconds between two objects; each eviction of pages brings one too, and 0 "
+        "leaves it at those.",
+    )
+    pretty: bool = Field(False, description="Whether an object takes many lines instead of one.")
+
+
 class LogSettings(Section):
     """What is logged."""
 
@@ -353,6 +374,10 @@ _LLAMA_CPP_NAMES: Mapping[str, str] = {
     "--async-prefetch": "kv.async_prefetch",
     "LLAMA_ARG_NO_ASYNC_PREFETCH": "!kv.async_prefetch",
     "--no-async-prefetch": "!kv.async_prefetch",
+    "LLAMA_ARG_METRICS": "metrics.log",
+    "--metrics": "metrics.log",
+    "LLAMA_ARG_METRICS_FILE": "metrics.file",
+    "--metrics-file": "metrics.file",
 }
 """Names that llama.cpp's users know, and others in its style."""
 
@@ -374,6 +399,7 @@ class EngineSettings(ServiceSettings):
     queue: QueueSettings = Field(QueueSettings(), description="Waiting requests.")
     chat: ChatSettings = Field(ChatSettings(), description="Chat templates.")
     telemetry: TelemetrySettings = Field(TelemetrySettings(), description="Numbers of workers.")
+    metrics: MetricsSettings = Field(MetricsSettings(), description="Metrics log of workers.")
     log: LogSettings = Field(LogSettings(), description="Logging.")
 
     @model_validator(mode="after")

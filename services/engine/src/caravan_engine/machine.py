@@ -21,6 +21,12 @@ def available_memory_bytes() -> int:
     return min([_free_memory_bytes(), *_cgroup_limits_bytes()])
 
 
+def memory_pressure() -> float:
+    """Share of the machine's memory that can't be taken without pushing others out, 0 to 1."""
+    total_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(1.0, max(0.0, 1 - _free_memory_bytes() / total_bytes))
+
+
 def port_is_free(host: str, port: int) -> bool:
     """Whether a server could listen on host:port now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:

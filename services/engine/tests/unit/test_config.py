@@ -138,3 +138,10 @@ def test_a_worker_gets_its_settings_unchanged_through_one_line():
 
     assert line.count(b"\n") == 1
     assert WorkerSettings.from_line(line) == settings
+
+
+def test_the_metrics_log_is_turned_on_by_known_names():
+    metrics = load("--metrics", "--metrics-file", "/m/{worker}.jsonl").metrics
+    assert (metrics.log, metrics.file) == (True, Path("/m/{worker}.jsonl"))
+    assert load(LLAMA_ARG_METRICS="1", LLAMA_ARG_METRICS_FILE="/m").metrics.file == Path("/m")
+    assert not load().metrics.log

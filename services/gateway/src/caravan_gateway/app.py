@@ -325,7 +325,7 @@ class GatewayApp:
             ModelServicer(gate, self._hosts),
             PolicyAdminServicer(gate, self._policy_admin),
             GatewayAdminServicer(
-                gate, self._look, self._hosts.models, StoredPages(self._catalog, self._workers)
+                gate, self._look, self._hosts, StoredPages(self._catalog, self._workers)
             ),
             TraceQueryServicer(gate, self._traces),
         )

@@ -43,7 +43,7 @@ async def policy(home):
     policy.add_key(
         ADMIN_KEY,
         principal="admin",
-        permissions={"inference", "health", "models", "policy"},
+        permissions={"inference", "health", "models", "policy", "metrics"},
         priority_cap=100,
     )
     await policy.start()

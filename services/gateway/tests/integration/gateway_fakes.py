@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
+from caravan.engine.v1 import host_service_pb2 as host_pb
 from caravan.engine.v1 import worker_service_pb2 as worker_pb
 from caravan.inference.v1 import embedding_pb2 as embedding_pb
 from caravan.inference.v1 import generation_pb2 as generation_pb
@@ -191,6 +192,8 @@ class FakeEngine(FakeServer):
         super().__init__(home, "engine")
         self.models = {}
         self.endpoints = {}
+        self.worker_stats = []
+        self.says_numbers = True
         self.loads_running = 0
         self._watchers: set[asyncio.Queue] = set()
 
@@ -205,6 +208,7 @@ class FakeEngine(FakeServer):
             model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
             peers=("gateway",),
         )
+        server.add(self, host_pb.DESCRIPTOR.services_by_name["HostService"], peers=("gateway",))
 
     def set_model(self, name, state="READY", *, aliases=(), replicas=()):
         self.models[name] = model_pb2.Model(
@@ -240,6 +244,11 @@ class FakeEngine(FakeServer):
                 await news.get()
         finally:
             self._watchers.discard(news)
+
+    async def GetWorkerStats(self, request, call):
+        if not self.says_numbers:
+            raise RefusedError(Reason.INTERNAL)
+        return host_pb.GetWorkerStatsResponse(workers=self.worker_stats)
 
     async def ListModels(self, request, call):
         return model_service_pb2.ListModelsResponse(models=self.models.values())

@@ -272,6 +272,7 @@ NEEDS = {
     "GetGatewayStatus": ({"health"},),
     "DropPages": ({"models"},),
     "SetPageBudgets": ({"models"},),
+    "GetWorkerStats": ({"metrics"},),
 }
 EVERYTHING = {"inference", "health", "models", "policy", "metrics"}
 
@@ -311,6 +312,9 @@ def _call(client, method):
         ),
         "SetPageBudgets": lambda: client.gateway.SetPageBudgets(
             gateway_pb.SetPageBudgetsRequest(model="tiny", host_bytes=1), metadata=client.metadata
+        ),
+        "GetWorkerStats": lambda: client.gateway.GetWorkerStats(
+            gateway_pb.GetWorkerStatsRequest(), metadata=client.metadata
         ),
     }
     return calls[method]()

@@ -2,9 +2,12 @@ import pytest
 from gateway_client import failure_of, until
 
 from caravan.engine.v1 import worker_service_pb2 as worker_pb
+from caravan.engine.v1 import worker_stats_pb2 as stats_pb
 from caravan.gateway.v1 import gateway_admin_service_pb2 as gateway_pb
+from caravan.model.v1 import model_pb2 as model_data
 from caravan.model.v1 import model_service_pb2 as model_pb
 from caravan.policy.v1 import policy_admin_service_pb2 as admin_pb
+from caravan_testkit.waiting import wait_until_async
 
 
 async def test_model_calls_are_answered_by_the_engine(admin):
@@ -115,4 +118,29 @@ async def test_the_status_tells_what_the_gateway_depends_on(admin, gateway, tele
 async def _status(admin):
     return await admin.gateway.GetGatewayStatus(
         gateway_pb.GetGatewayStatusRequest(), metadata=admin.metadata, timeout=10
+    )
+
+
+async def test_numbers_of_workers_come_from_their_hosts(admin, engine):
+    engine.set_model("tiny", replicas=[model_data.Replica(index=0)])
+    engine.announce()
+    engine.worker_stats = [stats_pb.WorkerStats(model="tiny", running_count=3)]
+
+    async def heard():
+        return [each.running_count for each in (await _numbers(admin)).workers] == [3]
+
+    await wait_until_async(heard, timeout_s=10, what="the numbers")
+
+    engine.says_numbers = False
+    numbers = await _numbers(admin)
+    assert (list(numbers.workers), len(numbers.missing_hosts)) == ([], 1)
+
+    await engine.stop()
+    numbers = await _numbers(admin)
+    assert (list(numbers.workers), len(numbers.missing_hosts)) == ([], 1)
+
+
+async def _numbers(admin):
+    return await admin.gateway.GetWorkerStats(
+        gateway_pb.GetWorkerStatsRequest(), metadata=admin.metadata, timeout=10
     )

@@ -13,7 +13,16 @@ from caravan_client.cli.quantities import size_text
 from caravan_client.cli.session import open_session, remember
 from caravan_client.resources import LoadPhase, LoadProgress, Model
 
-MODEL_COLUMNS = ("MODEL", "ALIASES", "STATE", "SIZE", "CONTEXT", "WORKERS", "DESCRIPTION")
+MODEL_COLUMNS = (
+    "MODEL",
+    "ALIASES",
+    "STATE",
+    "SIZE",
+    "CONTEXT",
+    "WORKERS",
+    "MEMORY",
+    "DESCRIPTION",
+)
 
 _Name = Annotated[
     str,
@@ -42,6 +51,7 @@ def model_row(model: Model) -> tuple[str, ...]:
         size_text(model.size_bytes),
         str(details.context_tokens) if details else "",
         f"{ready}/{len(model.replicas)}" if model.replicas else "",
+        details.kv_unit if details else "",
         details.description if details else "",
     )
 

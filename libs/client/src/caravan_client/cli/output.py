@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+_MOST_NAME_WIDTH = 24
+"""Of a row, which stays whole up to that where the terminal is narrow."""
+
+Block = str | tuple[Sequence[str], Sequence[Sequence[str]]]
+"""A line, or a table: headings and rows."""
+
+
 class Output:
     """Where a command prints to.
 
@@ -72,15 +79,7 @@ class Output:
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Prints rows under headings; in a pipe without colour and at full width."""
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in columns:
-            table.add_column(column, overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(one_line(cell)) for cell in row))
-        self._console().print(table)
+        self._console().print(_table(columns, rows))
 
     def styled(self, *parts: tuple[str, str]) -> None:
         """Prints one line of a result in parts, each with its style, which a pipe does not get."""
@@ -92,6 +91,23 @@ class Output:
     def drawing(self, drawn: "Table") -> None:
         """Prints a table that is made already."""
         self._console().print(drawn)
+
+    @contextmanager
+    def refreshing(self) -> Iterator[Callable[[Sequence[Block]], None]]:
+        """Shows a picture that changes in place, to a person; `interactive` must be true.
+
+        Yields:
+            Takes the next picture: tables (headings and rows) and lines, from top to bottom.
+        """
+        from rich.console import Group
+        from rich.live import Live
+        from rich.text import Text
+
+        def drawn(block: Block) -> "Table | Text":
+            return Text(harmless(block)) if isinstance(block, str) else _table(*block)
+
+        with Live(console=self._console(), auto_refresh=False) as live:
+            yield lambda blocks: live.update(Group(*map(drawn, blocks)), refresh=True)
 
     @contextmanager
     def waiting(self, text: str) -> Iterator[None]:
@@ -164,3 +180,17 @@ class Output:
         if sys.stdout.isatty():
             return Console()
         return Console(file=sys.stdout, width=10_000, no_color=True, force_terminal=False)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    name_width = max((len(row[0]) for row in rows), default=0)
+    for index, column in enumerate(columns):
+        width = None if index else min(name_width, _MOST_NAME_WIDTH)
+        table.add_column(column, overflow="fold", min_width=width)
+    for row in rows:
+        table.add_row(*(Text(one_line(cell)) for cell in row))
+    return table

@@ -38,6 +38,11 @@ def size_text(size_bytes: int) -> str:
     return f"{size:.3g} TB"
 
 
+def share_text(share: float | None) -> str:
+    """A share of 0 to 1 in percent; nothing for none."""
+    return "" if share is None else f"{share:.0%}"
+
+
 def time_text(time: datetime | None) -> str:
     """A point in time where the person is; nothing for none."""
     return "" if time is None else time.astimezone().strftime("%Y-%m-%d %H:%M")

@@ -4,6 +4,7 @@ from caravan.model.v1 import model_pb2 as model_pb
 from caravan.model.v1 import model_service_pb2 as service_pb
 from caravan_client.operations.operation import Operation, Page, fill, operation
 from caravan_client.resources import (
+    KvUnit,
     LoadPhase,
     LoadProgress,
     Model,
@@ -29,6 +30,10 @@ _REPLICA_STATES = {
     model_pb.REPLICA_STATE_DRAINING: ReplicaState.DRAINING,
     model_pb.REPLICA_STATE_RESTARTING: ReplicaState.RESTARTING,
     model_pb.REPLICA_STATE_FAILED: ReplicaState.FAILED,
+}
+_KV_UNITS = {
+    model_pb.KV_UNIT_PAGES: KvUnit.PAGES,
+    model_pb.KV_UNIT_SEQUENCES: KvUnit.SEQUENCES,
 }
 _PHASES = {
     service_pb.LOAD_PHASE_VERIFYING: LoadPhase.VERIFYING,
@@ -91,6 +96,11 @@ def parse_model(model: model_pb.Model) -> Model:
     )
 
 
+def kv_unit_of(unit: model_pb.KvUnit.ValueType) -> KvUnit:
+    """Reads what memory is kept by."""
+    return _KV_UNITS.get(unit, KvUnit.UNKNOWN)
+
+
 def _parse_details(details: model_pb.ModelDetails) -> ModelDetails:
     return ModelDetails(
         architecture=details.architecture,
@@ -100,6 +110,7 @@ def _parse_details(details: model_pb.ModelDetails) -> ModelDetails:
         vocabulary_size=details.vocabulary_size,
         num_layers=details.layer_count,
         has_chat_template=details.has_chat_template,
+        kv_unit=kv_unit_of(details.kv_unit),
     )
 
 

@@ -4,7 +4,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from caravan_engine.config import ChatSettings, ContextSettings, KvSettings, QueueSettings
+from caravan_engine.config import (
+    ChatSettings,
+    ContextSettings,
+    KvSettings,
+    MetricsSettings,
+    QueueSettings,
+)
 
 
 class WorkerSettings(BaseModel):
@@ -27,11 +33,21 @@ class WorkerSettings(BaseModel):
     host_page_bytes: int = Field(ge=0)  # what the memory plan grants the host tier; 0: no tier
     queue: QueueSettings
     chat: ChatSettings
+    metrics: MetricsSettings = MetricsSettings()
 
     @property
     def page_directory(self) -> Path:
         """The folder of this worker's pages on disk; no other worker writes there."""
         return (self.kv.disk_directory or self.home / "pages") / str(self.replica_index)
+
+    @property
+    def metrics_file(self) -> Path | None:
+        """Where this worker appends its numbers, if to a file."""
+        if self.metrics.file is None:
+            return None
+        return Path(
+            str(self.metrics.file).replace("{worker}", f"{self.model}-{self.replica_index}")
+        )
 
     def to_line(self) -> bytes:
         """The line, newline included."""

@@ -58,7 +58,9 @@ class WorkerLauncher:
             # The label is for whoever looks at the list of processes.
             (sys.executable, "-P", "-m", "caravan_engine.worker", order.label),
             settings.to_line(),
-            log=WorkerLog(order.label, self._log_sink),
+            log=WorkerLog(
+                order.label, self._log_sink, prettifies_metrics=self._settings.metrics.pretty
+            ),
             environment=_worker_environment(os.environ),
         )
         self._on_start(order.file.name)
@@ -87,6 +89,7 @@ class WorkerLauncher:
             host_page_bytes=order.host_page_bytes,
             queue=self._settings.queue,
             chat=self._settings.chat,
+            metrics=self._settings.metrics,
         )
 
     def _context_of(self, order: WorkerOrder) -> ContextSettings:

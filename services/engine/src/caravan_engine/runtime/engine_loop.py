@@ -120,6 +120,9 @@ class EngineLoop:
         self._changed: dict[OutputStream, None] = {}
         self._drains: list[Future[None]] = []
         self._is_stopping = False
+        self._num_evictions = 0
+        self.on_eviction: Callable[[], None] = lambda: None
+        """Called by the decode thread after a step for which pages had to leave; must not wait."""
         self._thread = threading.Thread(target=self._run, name="decode", daemon=True)
 
     # ── any thread ──
@@ -377,11 +380,15 @@ class EngineLoop:
             self._changed.clear()
 
     def _gauges(self) -> Gauges:
+        kv = self._kv.snapshot()
+        if kv.stored.num_evictions > self._num_evictions:
+            self._num_evictions = kv.stored.num_evictions
+            self.on_eviction()
         return Gauges(
             num_running=len(self._scheduler.running),
             num_paused=self._scheduler.num_paused,
             num_parked=self._scheduler.num_parked,
-            kv=self._kv.snapshot(),
+            kv=kv,
         )
 
 

@@ -36,6 +36,7 @@ from caravan_engine.storage.checksums import checksum
 from caravan_engine.storage.disk_pages import DiskPages
 from caravan_engine.worker.host_pipe import HostPipe
 from caravan_engine.worker.memory import resident_bytes
+from caravan_engine.worker.metrics_log import open_metrics_log
 from caravan_engine.worker.page_disk import open_page_disk
 from caravan_engine.worker.paging import kv_options, warm_up
 from caravan_engine.worker.threads import in_thread
@@ -122,9 +123,10 @@ class WorkerApp:
             renderer=renderer,
         )
         self._resources.callback(prompts.close)
-        server = await self._start_server(
-            engine, prompts, self._facts(facts, limits), self._served_model(pooling_of(facts))
-        )
+        stats = partial(self._stats, engine, self._facts(facts, limits))
+        self._start_metrics_log(engine, stats)
+        model = self._served_model(pooling_of(facts))
+        server = await self._start_server(engine, prompts, stats, model)
         details = _details(
             facts,
             limits,
@@ -247,17 +249,27 @@ class WorkerApp:
         if self._engine is not None:
             self._engine.look_again()
 
+    def _stats(self, engine: EngineLoop, facts: WorkerFacts) -> stats_pb.WorkerStats:
+        disk = self._disk.stats() if self._disk else None
+        return to_stats(engine.stats(), facts, resident_bytes=resident_bytes(), disk=disk)
+
+    def _start_metrics_log(
+        self, engine: EngineLoop, stats: Callable[[], stats_pb.WorkerStats]
+    ) -> None:
+        settings = self._settings.metrics
+        log = open_metrics_log(settings, self._settings.metrics_file, stats)
+        if log is not None:
+            engine.on_eviction = log.evicted
+            log.start()
+            self._resources.push_async_callback(in_thread, log.close)
+
     async def _start_server(
         self,
         engine: EngineLoop,
         prompts: PromptMaker,
-        facts: WorkerFacts,
+        stats: Callable[[], stats_pb.WorkerStats],
         model: ServedModel,
     ) -> RpcServer:
-        def stats() -> stats_pb.WorkerStats:
-            disk = self._disk.stats() if self._disk else None
-            return to_stats(engine.stats(), facts, resident_bytes=resident_bytes(), disk=disk)
-
         server = RpcServer(
             self._settings.address,
             tls=self._tls,

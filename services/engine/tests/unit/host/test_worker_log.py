@@ -46,3 +46,15 @@ def test_before_a_worker_is_ready_everything_is_shown(caplog):
     feed([b"Traceback: no module named x"], ready=False, caplog=caplog)
 
     assert "no module named x" in caplog.records[0].output
+
+
+def test_numbers_pass_behind_their_mark_and_on_many_lines_if_asked(caplog):
+    line = b'[METRICS] {"token": 1}\n'
+    assert feed([line], ready=True, caplog=caplog) == ['[METRICS] {"token": 1}']
+
+    passed = []
+    WorkerLog("tiny#0", passed.append, prettifies_metrics=True).feed(line, ready=True)
+    assert passed == ['[METRICS] {\n  "token": 1\n}']
+
+    fake = f"[METRICS] {CANARY}".encode()
+    assert feed([fake], ready=True, caplog=caplog) == []

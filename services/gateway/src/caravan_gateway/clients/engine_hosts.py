@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import grpc.aio
 from google.protobuf.message import Message
 
+from caravan.gateway.v1 import gateway_admin_service_pb2 as gateway_pb
 from caravan.model.v1 import endpoint_service_pb2 as endpoint_pb
 from caravan.model.v1 import endpoint_service_pb2_grpc as endpoint_grpc
 from caravan.model.v1 import model_pb2 as model_pb
@@ -16,6 +17,7 @@ from caravan_gateway.clients.forwarding import forward_stream, forward_unary
 from caravan_gateway.clients.merged_models import merged, page_of
 from caravan_gateway.clients.watching import watch_forever
 from caravan_gateway.clients.worker_channels import WorkerChannels
+from caravan_gateway.clients.worker_stats import StatsSource, stats_of_all
 from caravan_gateway.domain.errors import DependencyUnavailableError
 from caravan_gateway.domain.models import ModelCatalog
 from caravan_gateway.runtime.forwarded_call import ForwardedCall
@@ -107,6 +109,19 @@ class EngineHosts:
         """The models of all hosts that can be reached, by name."""
         hosts = (each for each in self._hosts.values() if self._catalog.is_connected(each.address))
         return merged(model for host in hosts for model in host.models)
+
+    async def worker_stats(self) -> gateway_pb.GetWorkerStatsResponse:
+        """The numbers of the workers of all hosts that can be reached."""
+        response = await stats_of_all(
+            [
+                StatsSource(host.address, host.channel, host.models)
+                for host in self._hosts.values()
+                if self._catalog.is_connected(host.address)
+            ]
+        )
+        away = (each.address for each in self.states() if not each.connected)
+        response.missing_hosts.extend(away)
+        return response
 
     async def unary(self, request: Message, forwarded: ForwardedCall) -> bytes:
         """Answers a call of ModelService with the answer's bytes.

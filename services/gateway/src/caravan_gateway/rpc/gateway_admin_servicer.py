@@ -13,6 +13,16 @@ from caravan_gateway.runtime.gateway_status import GatewayStatus
 from caravan_rpckit.call import Call
 
 
+class Workers(Protocol):
+    """What engine hosts say of models and workers."""
+
+    def models(self) -> Sequence[model_pb.Model]:
+        """The models of all hosts."""
+
+    async def worker_stats(self) -> gateway_pb.GetWorkerStatsResponse:
+        """The numbers of the workers of all hosts."""
+
+
 class StoredPages(Protocol):
     """The pages that workers store."""
 
@@ -30,18 +40,18 @@ class StoredPages(Protocol):
 
 
 class GatewayAdminServicer:
-    """Tells how the gateway is, and tells workers what becomes of the pages that they store."""
+    """Tells how gateway and workers are, and tells these what becomes of stored pages."""
 
     def __init__(
         self,
         gate: AccessGate,
         look: Callable[[], Awaitable[GatewayStatus]],
-        models: Callable[[], Sequence[model_pb.Model]],
+        workers: Workers,
         pages: StoredPages,
     ) -> None:
         self._gate = gate
         self._look = look
-        self._models = models
+        self._workers = workers
         self._pages = pages
 
     async def GetGatewayStatus(
@@ -50,7 +60,15 @@ class GatewayAdminServicer:
         """The status at this moment."""
         credential = call.metadata.get(AUTHORIZATION_KEY)
         async with self._gate.passed(call.method, credential, call.end):
-            return status_to(await self._look(), self._models())
+            return status_to(await self._look(), self._workers.models())
+
+    async def GetWorkerStats(
+        self, request: gateway_pb.GetWorkerStatsRequest, call: Call
+    ) -> gateway_pb.GetWorkerStatsResponse:
+        """The numbers of the workers at this moment."""
+        credential = call.metadata.get(AUTHORIZATION_KEY)
+        async with self._gate.passed(call.method, credential, call.end):
+            return await self._workers.worker_stats()
 
     async def DropPages(
         self, request: gateway_pb.DropPagesRequest, call: Call

@@ -3,6 +3,7 @@
 isort:skip_file
 The gateway about itself and what it depends on."""
 
+from caravan.engine.v1 import worker_stats_pb2 as _worker_stats_pb2
 from caravan.model.v1 import model_pb2 as _model_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -203,6 +204,53 @@ class SetPageBudgetsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetPageBudgetsResponse: _TypeAlias = SetPageBudgetsResponse  # noqa: Y015
+
+@_typing.final
+class GetWorkerStatsRequest(_message.Message):
+    """GetWorkerStatsRequest asks for the numbers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetWorkerStatsRequest: _TypeAlias = GetWorkerStatsRequest  # noqa: Y015
+
+@_typing.final
+class GetWorkerStatsResponse(_message.Message):
+    """GetWorkerStatsResponse holds the numbers of those workers that are ready."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKERS_FIELD_NUMBER: _builtins.int
+    MISSING_HOSTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def workers(self) -> _containers.RepeatedCompositeFieldContainer[_worker_stats_pb2.WorkerStats]:
+        """By model and replica, which is numbered as in GetGatewayStatus."""
+
+    @_builtins.property
+    def missing_hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Addresses of engine hosts whose numbers are missing, because they did not answer."""
+
+    def __init__(
+        self,
+        *,
+        workers: _abc.Iterable[_worker_stats_pb2.WorkerStats] | None = ...,
+        missing_hosts: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["missing_hosts", b"missing_hosts", "workers", b"workers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetWorkerStatsResponse: _TypeAlias = GetWorkerStatsResponse  # noqa: Y015
 
 @_typing.final
 class DependencyStatus(_message.Message):

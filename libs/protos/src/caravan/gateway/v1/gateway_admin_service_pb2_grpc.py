@@ -50,6 +50,11 @@ class GatewayAdminServiceStub:
                 request_serializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.SetPageBudgetsRequest.SerializeToString,
                 response_deserializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.SetPageBudgetsResponse.FromString,
                 _registered_method=True)
+        self.GetWorkerStats = channel.unary_unary(
+                '/caravan.gateway.v1.GatewayAdminService/GetWorkerStats',
+                request_serializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.GetWorkerStatsRequest.SerializeToString,
+                response_deserializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.GetWorkerStatsResponse.FromString,
+                _registered_method=True)
 
 
 class GatewayAdminServiceServicer:
@@ -80,6 +85,14 @@ class GatewayAdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetWorkerStats(self, request, context):
+        """GetWorkerStats tells the numbers of the workers of all engine hosts, at most a few seconds old;
+        needs the permission `metrics`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GatewayAdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -97,6 +110,11 @@ def add_GatewayAdminServiceServicer_to_server(servicer, server):
                     servicer.SetPageBudgets,
                     request_deserializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.SetPageBudgetsRequest.FromString,
                     response_serializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.SetPageBudgetsResponse.SerializeToString,
+            ),
+            'GetWorkerStats': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetWorkerStats,
+                    request_deserializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.GetWorkerStatsRequest.FromString,
+                    response_serializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.GetWorkerStatsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -181,6 +199,33 @@ class GatewayAdminService:
             '/caravan.gateway.v1.GatewayAdminService/SetPageBudgets',
             caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.SetPageBudgetsRequest.SerializeToString,
             caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.SetPageBudgetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetWorkerStats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/caravan.gateway.v1.GatewayAdminService/GetWorkerStats',
+            caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.GetWorkerStatsRequest.SerializeToString,
+            caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.GetWorkerStatsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,10 @@ class GatewayAdminServiceStub:
     """SetPageBudgets changes how much each worker of a model stores, until it ends; needs the permission
     `models` on the model.
     """
+    GetWorkerStats: _grpc.UnaryUnaryMultiCallable[_gateway_admin_service_pb2.GetWorkerStatsRequest, _gateway_admin_service_pb2.GetWorkerStatsResponse]
+    """GetWorkerStats tells the numbers of the workers of all engine hosts, at most a few seconds old;
+    needs the permission `metrics`.
+    """
 
 @_typing.type_check_only
 class GatewayAdminServiceAsyncStub(GatewayAdminServiceStub):
@@ -60,6 +64,10 @@ class GatewayAdminServiceAsyncStub(GatewayAdminServiceStub):
     SetPageBudgets: _aio.UnaryUnaryMultiCallable[_gateway_admin_service_pb2.SetPageBudgetsRequest, _gateway_admin_service_pb2.SetPageBudgetsResponse]  # type: ignore[assignment]
     """SetPageBudgets changes how much each worker of a model stores, until it ends; needs the permission
     `models` on the model.
+    """
+    GetWorkerStats: _aio.UnaryUnaryMultiCallable[_gateway_admin_service_pb2.GetWorkerStatsRequest, _gateway_admin_service_pb2.GetWorkerStatsResponse]  # type: ignore[assignment]
+    """GetWorkerStats tells the numbers of the workers of all engine hosts, at most a few seconds old;
+    needs the permission `metrics`.
     """
 
 class GatewayAdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -92,6 +100,16 @@ class GatewayAdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_gateway_admin_service_pb2.SetPageBudgetsResponse, _abc.Awaitable[_gateway_admin_service_pb2.SetPageBudgetsResponse]]:
         """SetPageBudgets changes how much each worker of a model stores, until it ends; needs the permission
         `models` on the model.
+        """
+
+    @_abc_1.abstractmethod
+    def GetWorkerStats(
+        self,
+        request: _gateway_admin_service_pb2.GetWorkerStatsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_admin_service_pb2.GetWorkerStatsResponse, _abc.Awaitable[_gateway_admin_service_pb2.GetWorkerStatsResponse]]:
+        """GetWorkerStats tells the numbers of the workers of all engine hosts, at most a few seconds old;
+        needs the permission `metrics`.
         """
 
 def add_GatewayAdminServiceServicer_to_server(servicer: GatewayAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
