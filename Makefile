@@ -64,7 +64,8 @@ arch: setup ## import-linter: which code may import which
 test: setup ## all tests (ARGS='-k name' for some)
 	$(BIN)/python -m pytest $(ARGS)
 
-soak: setup ## random deaths under load for a quarter of an hour (CARAVAN_SOAK_DEATHS=200)
+soak: setup ## random events and deaths, for 20 minutes (CARAVAN_SOAK_S=120 CARAVAN_SOAK_DEATHS=200)
+	$(BIN)/python -m pytest -m soak --capture=no --timeout=0 services/engine/tests
 	CARAVAN_SOAK_DEATHS=$${CARAVAN_SOAK_DEATHS:-200} $(BIN)/python -m pytest tests/e2e/test_deaths.py \
 	    --override-ini faulthandler_timeout=0 $(ARGS)
 

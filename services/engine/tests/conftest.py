@@ -258,10 +258,11 @@ class Rig:
         return plan
 
     def carry_out_moves(self) -> None:
-        """Does at once what the next step would do first."""
-        plan = StepPlan(self.kv.take_moves())
-        self.plans.append(plan)
-        self.kv.moved(self._runner.run(plan))
+        """Does at once what the next step would do first, and what follows from that."""
+        while moves := self.kv.take_moves():
+            plan = StepPlan(moves)
+            self.plans.append(plan)
+            self.kv.moved(self._runner.run(plan))
 
     def run(self, max_steps: int = 1000) -> None:
         for _ in range(max_steps):
@@ -273,8 +274,8 @@ class Rig:
         """Memory of everybody who runs is exactly what was computed of their history."""
         for sequence in self.scheduler.running:
             computed = sequence.tokens[: sequence.num_computed]
-            is_dropped_first = sequence.num_failures and not computed
-            assert is_dropped_first or self.backend.history(sequence.seat) == computed
+            begins_again = not computed  # then the next moves release what is there
+            assert begins_again or self.backend.history(sequence.seat) == computed
         self.carry_out_moves()
         if not any(sequence.num_failures for sequence in self.scheduler.running):
             assert self.backend.check_integrity(self.kv.cells.positions()) == []
@@ -298,16 +299,17 @@ def make_rig() -> Callable[..., Rig]:
         **limits,
     ) -> Rig:
         backend = backend or FakeBackend()
+        num_cells = backend.num_cells
         settings = {
             "num_seats": 4,
-            "num_cells": backend.num_cells,
-            "context_tokens": backend.num_cells,
+            "num_cells": num_cells,
+            "context_tokens": num_cells,
             "token_budget": 32,
             **limits,
         }
         options = {
             "num_seats": settings["num_seats"],
-            "num_cells": backend.num_cells,
+            "num_cells": num_cells,
             "page_size": 16,
             "host_budget_bytes": 1 << 20,
             "bytes_per_token": 24,
