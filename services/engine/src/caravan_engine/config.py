@@ -244,11 +244,6 @@ class KvSettings(Section):
         le=MAX_SEQUENCE_IDS - SCRATCH_SEQUENCE_IDS,
         description="Sequence ids that hold pages in cells while nobody uses them; 0 holds none.",
     )
-    shared_prefixes: tuple[str, ...] = Field(
-        (),
-        description="Without effect yet, and workers warn of it: texts whose pages all tenants "
-        "share; JSON where one holds a comma.",
-    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

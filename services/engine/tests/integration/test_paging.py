@@ -106,11 +106,3 @@ async def test_only_gateways_and_hosts_give_orders_about_pages(shared_host, view
                 worker_pb.DropPagesRequest(model="tiny", tenant="default")
             )
     assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
-
-
-async def test_a_setting_without_effect_is_warned_of(start_host, view_of):
-    host = start_host("--kv.shared-prefixes", LEADS[0])
-    view = await view_of(host)
-    await view.run(text=LEADS[0], caller={"tenant": "acme"})
-    assert cached_tokens(await view.run(text=LEADS[0], caller={"tenant": "other"})) == 0
-    assert "kv.shared_prefixes does nothing" in host.log_text()

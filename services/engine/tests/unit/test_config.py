@@ -96,11 +96,6 @@ def test_names_of_llama_cpp_are_understood(flags, variables, path, value):
     assert getattr(getattr(load(**variables), section), field) == value
 
 
-def test_a_shared_prefix_may_hold_commas_when_it_is_json():
-    loaded = load("--kv.shared-prefixes", '["You are kind, and brief.", "Hello"]')
-    assert loaded.kv.shared_prefixes == ("You are kind, and brief.", "Hello")
-
-
 @pytest.mark.parametrize(
     ("flags", "directory"), [((), "/h/pages/2"), (("--kv.disk-directory", "/fast"), "/fast/2")]
 )

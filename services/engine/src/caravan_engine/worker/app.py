@@ -219,8 +219,6 @@ class WorkerApp:
     async def _open_memory(self, backend: LlamaCppBackend, bytes_per_token: int) -> PagedMemory:
         options = kv_options(self._settings, backend, bytes_per_token)
         self._tell_unit(backend)
-        if self._settings.kv.shared_prefixes:
-            _log.warning("no texts are shared between tenants yet: kv.shared_prefixes does nothing")
         self._disk = disk = await in_thread(
             partial(open_page_disk, self._settings, backend.layout, self._wake_engine)
         )
