@@ -333,11 +333,14 @@ class EngineLoop:
         gauges = self._gauges()
         self._pacer.update(gauges.num_running)
         self._stats.stepped(result, time.perf_counter() - started, gauges, now)
+        self._tell_evictions(gauges)
         self._publish()  # last: whoever reads an end finds it in the numbers
 
     def _rest(self) -> None:
         """Sleeps until somebody commands something or a time is over."""
-        self._stats.rested(self._gauges())
+        gauges = self._gauges()
+        self._stats.rested(gauges)
+        self._tell_evictions(gauges)
         self._guard.rested(self._scheduler.running)
         if self._scheduler.is_idle:
             self._tell_drained()
@@ -380,16 +383,19 @@ class EngineLoop:
             self._changed.clear()
 
     def _gauges(self) -> Gauges:
-        kv = self._kv.snapshot()
-        if kv.stored.num_evictions > self._num_evictions:
-            self._num_evictions = kv.stored.num_evictions
-            self.on_eviction()
         return Gauges(
             num_running=len(self._scheduler.running),
             num_paused=self._scheduler.num_paused,
             num_parked=self._scheduler.num_parked,
-            kv=kv,
+            kv=self._kv.snapshot(),
         )
+
+    def _tell_evictions(self, gauges: Gauges) -> None:
+        """Comes after the numbers are told: whoever hears of an eviction finds it in them."""
+        num_evictions = gauges.kv.stored.num_evictions
+        if num_evictions > self._num_evictions:
+            self._num_evictions = num_evictions
+            self.on_eviction()
 
 
 def _look_again() -> None:

@@ -489,3 +489,16 @@ async def test_a_thousand_random_disconnects_leave_nothing_behind(make_engine):
     assert sum(stats.outcomes.values()) == 1000
     assert threading.active_count() <= threads
     assert len(asyncio.all_tasks()) == 1
+
+
+async def test_whoever_wants_to_know_hears_of_evictions(make_engine):
+    engine = make_engine()
+    evictions = threading.Semaphore(0)
+    engine.on_eviction = evictions.release
+    await collect(engine.submit(request(b"x" * 40)))
+    await asyncio.wrap_future(engine.drain())
+    assert not evictions.acquire(blocking=False)
+
+    await asyncio.wrap_future(engine.resize_pages(host_bytes=0, disk_bytes=None))
+    assert await asyncio.to_thread(evictions.acquire, timeout=10)
+    assert engine.stats().gauges.kv.stored.num_host_evictions > 0
