@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-_MOST_NAME_WIDTH = 24
-"""Of a row, which stays whole up to that where the terminal is narrow."""
+_COLUMN_GAP = 2
 
 Block = str | tuple[Sequence[str], Sequence[Sequence[str]]]
 """A line, or a table: headings and rows."""
@@ -79,7 +78,8 @@ class Output:
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Prints rows under headings; in a pipe without colour and at full width."""
-        self._console().print(_table(columns, rows))
+        console = self._console()
+        console.print(_table(columns, rows, console.width))
 
     def styled(self, *parts: tuple[str, str]) -> None:
         """Prints one line of a result in parts, each with its style, which a pipe does not get."""
@@ -103,10 +103,15 @@ class Output:
         from rich.live import Live
         from rich.text import Text
 
-        def drawn(block: Block) -> "Table | Text":
-            return Text(harmless(block)) if isinstance(block, str) else _table(*block)
+        console = self._console()
 
-        with Live(console=self._console(), auto_refresh=False) as live:
+        def drawn(block: Block) -> "Table | Text":
+            if isinstance(block, str):
+                return Text(harmless(block))
+            columns, rows = block
+            return _table(columns, rows, console.width)
+
+        with Live(console=console, auto_refresh=False) as live:
             yield lambda blocks: live.update(Group(*map(drawn, blocks)), refresh=True)
 
     @contextmanager
@@ -182,15 +187,20 @@ class Output:
         return Console(file=sys.stdout, width=10_000, no_color=True, force_terminal=False)
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> "Table":
+    """Makes a table whose words stay whole if there is room for that."""
     from rich.table import Table
     from rich.text import Text
 
+    words = [max(map(_longest_word, column)) for column in zip(columns, *rows, strict=True)]
+    keeps_words = sum(words) + _COLUMN_GAP * (len(words) - 1) <= width
     table = Table(box=None, pad_edge=False, header_style="bold")
-    name_width = max((len(row[0]) for row in rows), default=0)
-    for index, column in enumerate(columns):
-        width = None if index else min(name_width, _MOST_NAME_WIDTH)
-        table.add_column(column, overflow="fold", min_width=width)
+    for column, least in zip(columns, words, strict=True):
+        table.add_column(column, overflow="fold", min_width=least if keeps_words else None)
     for row in rows:
         table.add_row(*(Text(one_line(cell)) for cell in row))
     return table
+
+
+def _longest_word(cell: str) -> int:
+    return max(map(len, cell.split()), default=0)

@@ -2,12 +2,12 @@
 
 from datetime import datetime
 
-from caravan_client.cli.quantities import share_text, size_text
+from caravan_client.cli.quantities import share_text
 from caravan_client.resources import WorkersReport, WorkerStats
 
 NUMBER_COLUMNS = (
     *("WORKER", "RUNNING", "WAITING", "PARKED", "CELLS", "HIGHEST"),
-    *("PAGES IN CELLS", "HOST", "DISK", "HITS", "TOKENS/S"),
+    *("PAGES", "HITS", "TOKENS/S"),
 )
 
 
@@ -22,9 +22,7 @@ def number_row(worker: WorkerStats) -> tuple[str, ...]:
         str(worker.num_parked),
         f"{memory.num_running_cells + memory.num_idle_cells}/{memory.num_cells}",
         str(memory.highest_used_cell),
-        f"{memory.num_cell_pages} ({memory.num_idle_pages} idle)",
-        _pages_text(memory.num_host_pages, memory.host_bytes),
-        _pages_text(memory.num_disk_pages, memory.disk_bytes),
+        _pages_text(worker),
         share_text(worker.cache_hit_rate),
         f"{worker.tokens_per_s:.1f}",
     )
@@ -58,5 +56,9 @@ def missing_text(report: WorkersReport) -> str:
     return f"no numbers from {hosts}" if hosts else ""
 
 
-def _pages_text(num_pages: int, size_bytes: int) -> str:
-    return f"{num_pages} ({size_text(size_bytes)})" if num_pages else "0"
+def _pages_text(worker: WorkerStats) -> str:
+    """Where pages lie: `3 cells, 7 host, 9 disk`."""
+    memory = worker.memory
+    text = f"{memory.num_cell_pages} cells, {memory.num_host_pages} host"
+    has_disk = memory.disk_budget_bytes or memory.num_disk_pages
+    return f"{text}, {memory.num_disk_pages} disk" if has_disk else text
