@@ -204,6 +204,10 @@ class Ledger:
             tokens.append(entry.token)
         return tokens
 
+    def entries_of(self, data):
+        """What an exported page holds, if it is as it was exported."""
+        return self._exported.get(bytes(data))
+
     def forget_all(self, num_sequences):
         for seq_id in range(num_sequences):
             self.release(seq_id)
