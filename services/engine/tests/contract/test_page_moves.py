@@ -103,6 +103,20 @@ def test_a_part_of_a_page_is_restored_as_it_was(ledger):
     assert ledger.faults({0: range(40), 1: range(22)}) == []
 
 
+def test_a_page_whose_cells_lay_scattered_is_restored_in_order(ledger):
+    compute(ledger, 1, TEXT[:30])
+    compute(ledger, 0, TEXT[:60])
+    ledger.release(1)
+    text = (*TEXT[:60], *TEXT[:10])
+    compute(ledger, 0, text, start=60)
+    assert ledger.cell_order(0) != tuple(range(70))
+    image = page(ledger, 0, 0, 70, text)
+    ledger.release(0)
+    assert ledger.import_page(image, 0, 0, 70)
+    assert ledger.cell_order(0) == tuple(range(70))
+    assert ledger.faults({0: range(70)}) == []
+
+
 def test_an_image_that_finds_no_cells_changes_nothing(ledger):
     for seq_id in range(2):
         ledger.decode(StepPlan((), (Chunk(seq_id, 0, TEXT * 2, None),)))

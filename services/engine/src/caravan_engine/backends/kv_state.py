@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+_NUM_CELLS_AT, _CELLS_AT, _CELL_BYTES = 12, 16, 12
+
 
 class KvStateError(ValueError):
     """The bytes are not laid out as expected."""
@@ -39,7 +41,7 @@ class KvState:
                 yield f"position {position} has {counts[position]} cells, not {wanted[position]}"
 
 
-def parse_kv_state(data: bytes) -> KvState:
+def parse_kv_state(data: bytes | memoryview) -> KvState:
     """Reads the result of `llama_state_seq_get_data`.
 
     Raises:
@@ -62,6 +64,27 @@ def parse_kv_state(data: bytes) -> KvState:
     return KvState(positions, keys, values)
 
 
+def sort_by_position(data: npt.NDArray[np.uint8]) -> None:
+    """Puts the cells of an exported sequence in the order of their positions, in place.
+
+    llama.cpp copies cells in the order in which they lie, and restores them in that of the copy.
+    A page that lay scattered would so be scattered for ever, and otherwise than `CellMap` takes it
+    to be. What is laid out otherwise stays as it is.
+    """
+    num_cells = int(data[_NUM_CELLS_AT:_CELLS_AT].view("<u4")[0])
+    cells = data[_CELLS_AT : _CELLS_AT + num_cells * _CELL_BYTES].reshape(num_cells, _CELL_BYTES)
+    positions = np.ascontiguousarray(cells[:, :4]).view("<i4").ravel()
+    if np.all(positions[1:] > positions[:-1]):
+        return
+    try:
+        state = parse_kv_state(data.data)
+    except KvStateError:
+        return
+    order = np.argsort(positions)
+    for rows in (cells, *state.keys, *state.values):
+        rows[:] = rows[order]
+
+
 def _position(reader: "_Reader") -> int:
     position, num_seq_ids, _ = reader.numbers("<iIi")
     if num_seq_ids != 1:
@@ -76,7 +99,7 @@ def _rows(reader: "_Reader", num_cells: int) -> npt.NDArray[np.uint8]:
 
 
 class _Reader:
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | memoryview) -> None:
         self._data = memoryview(data)
         self._at = 0
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from caravan_engine.backends.batch_arrays import BatchArrays
-from caravan_engine.backends.kv_state import parse_kv_state
+from caravan_engine.backends.kv_state import parse_kv_state, sort_by_position
 from caravan_engine.backends.llama_cpp.facts import can_cut, read_facts
 from caravan_engine.backends.llama_cpp.loading import LoadLog, Progress, create_context, load_model
 from caravan_engine.backends.llama_cpp.sampler_chains import SamplerChains
@@ -89,7 +89,9 @@ class LlamaCppBackend:
             return self._export(seq_id).data
         self.share(seq_id, self._scratch, start, end)
         try:
-            return self._export(self._scratch).data
+            data = self._export(self._scratch)
+            sort_by_position(data)
+            return data.data
         finally:
             self.release(self._scratch)
 
