@@ -115,7 +115,7 @@ def write_tiny_gguf(
     writer = gguf.GGUFWriter(partial, "llama")
     pieces = build_vocabulary(shape.vocabulary_size)
     _add_metadata(writer, shape, storage, name)
-    _add_vocabulary(writer, pieces, chat_template)
+    add_vocabulary(writer, pieces, chat_template)
     tensors = list(_tensors(shape))
     _declare_tensors(writer, tensors, shape, storage)
     writer.write_header_to_file()
@@ -156,9 +156,8 @@ def _add_metadata(writer: gguf.GGUFWriter, shape: ModelShape, storage: Storage, 
     writer.add_vocab_size(shape.vocabulary_size)
 
 
-def _add_vocabulary(
-    writer: gguf.GGUFWriter, pieces: list[Piece], chat_template: str | None
-) -> None:
+def add_vocabulary(writer: gguf.GGUFWriter, pieces: list[Piece], chat_template: str | None) -> None:
+    """Writes the tokenizer, and the chat template if there is one."""
     writer.add_tokenizer_model("llama")
     writer.add_token_list([piece.text for piece in pieces])
     writer.add_token_scores([piece.score for piece in pieces])

@@ -106,3 +106,26 @@ async def test_only_gateways_and_hosts_give_orders_about_pages(shared_host, view
                 worker_pb.DropPagesRequest(model="tiny", tenant="default")
             )
     assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_what_another_tenant_had_computed_changes_neither_work_nor_steps(start_host, view_of):
+    view = await view_of(start_host("--kv.page-size", "16"))
+    text = LEADS[0]
+
+    async def work_for(tenant):
+        before = await view.stats()
+        answers = await view.run(text=text, caller={"tenant": tenant})
+        after = await view.stats()
+        return (
+            cached_tokens(answers),
+            answers[-1].event.completed.usage.input_tokens,
+            after.prefix_hit_tokens_total - before.prefix_hit_tokens_total,
+            after.steps_total - before.steps_total,
+        )
+
+    when_nobody_had_it = await work_for("first")
+    await work_for("acme")
+    assert (await work_for("acme"))[0] > 16
+    when_others_had_it = await work_for("late")
+    assert when_others_had_it == when_nobody_had_it
+    assert (when_others_had_it[0], when_others_had_it[2]) == (0, 0)

@@ -101,6 +101,39 @@ def test_other_tenants_compute_for_themselves(make_rig):
     assert [each.group.cached_tokens for each in both] == [0, 0]
 
 
+@pytest.mark.parametrize("kv", [{}, DEVICE, {"can_cut": False}], ids=["host", "device", "wholes"])
+def test_what_another_tenant_has_stored_changes_no_step(make_rig, kv):
+    """Steps are what timing follows from: who asks learns nothing of what others asked."""
+
+    def steps(stored_by):
+        rig = make_rig(kv=kv, token_budget=16, can_share=kv.get("can_cut", True))
+        for text in (PREFIX, PREFIX + b"and more", b"something else"):
+            run(rig, rig.submit(text, max_output=12, client=ClientKey(stored_by)))
+        rig.plans.clear()
+        probe = rig.submit(PREFIX + b"and more?", max_output=6, client=ClientKey("prober"))
+        run(rig, probe)
+        shapes = [
+            tuple((chunk.start, len(chunk.tokens)) for chunk in plan.chunks) for plan in rig.plans
+        ]
+        return probe.group.cached_tokens, list(filter(None, shapes))
+
+    def alone():
+        rig = make_rig(kv=kv, token_budget=16, can_share=kv.get("can_cut", True))
+        probe = rig.submit(PREFIX + b"and more?", max_output=6, client=ClientKey("prober"))
+        run(rig, probe)
+        return [
+            tuple((chunk.start, len(chunk.tokens)) for chunk in plan.chunks)
+            for plan in rig.plans
+            if plan.chunks
+        ]
+
+    cached, with_others = steps("somebody")
+    assert cached == 0
+    assert with_others == alone()
+    own_cached, _ = steps("prober")
+    assert own_cached == (0 if kv.get("can_cut") is False else 48)  # his own would be found
+
+
 def test_a_damaged_page_is_dropped_and_computed_again(make_rig):
     rig = make_rig()
     run(rig, rig.submit(PREFIX, max_output=2))
