@@ -100,6 +100,7 @@ class Scheduler:
                 self._take_vector(sequence, chunk.pooler, now)
         for seat in result.unusable:
             if found := self._running.get(seat):  # none: its request failed with another choice
+                found.num_failures += 1  # its pages are kept for nobody
                 self._fail(found.group, DecodeFailedError(), now)
         for seat, token in result.tokens.items():
             if found := self._running.get(seat):

@@ -450,6 +450,14 @@ def test_a_dropped_page_whose_writing_could_not_be_stopped_is_forgotten(make_rig
     assert not disk.pages
 
 
+def test_what_led_to_unusable_logits_is_kept_for_nobody(make_rig):
+    rig = make_rig(FakeBackend(fill=lambda _history: float("nan")))
+    broken = rig.submit(PREFIX, max_output=4)
+    rig.run()
+    assert [each.reason for each in broken.output.errors] == ["DECODE_FAILED"]
+    assert rig.kv.store.num_pages == 0
+
+
 def test_who_shares_a_beginning_that_could_not_be_restored_computes_it_too(make_rig):
     rig = make_rig()
     run(rig, rig.submit(PREFIX, max_output=2))
