@@ -13,6 +13,7 @@ from caravan_testkit.tiny_vocabulary import PieceKind, build_vocabulary
 
 _VOCABULARY_SIZE, _WIDTH, _NUM_LAYERS = 1000, 64, 2
 _INNER, _STATE, _CONVOLUTION, _RANK = 128, 16, 4, 4
+_NUM_WINDOW_LAYERS, _NUM_HEADS, _HEAD_WIDTH, _FFN_WIDTH, _WINDOW = 6, 2, 32, 128, 32
 
 Tensor = tuple[str, npt.NDArray[np.float32]]
 
@@ -22,11 +23,7 @@ def write_recurrent_gguf(path: Path, *, seed: int = 0) -> Path:
 
     What it keeps of a text has one size whatever its length, and only the newest state is there.
     """
-    writer = gguf.GGUFWriter(path, "mamba")
-    writer.add_name("caravan-tiny-recurrent")
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    writer.add_context_length(2048)
-    writer.add_embedding_length(_WIDTH)
+    writer = _begin(path, "mamba")
     writer.add_feed_forward_length(0)
     writer.add_head_count(0)
     writer.add_block_count(_NUM_LAYERS)
@@ -34,10 +31,40 @@ def write_recurrent_gguf(path: Path, *, seed: int = 0) -> Path:
     writer.add_ssm_inner_size(_INNER)
     writer.add_ssm_state_size(_STATE)
     writer.add_ssm_time_step_rank(_RANK)
+    return _write(writer, path, _recurrent_tensors(_Randomness(seed)))
+
+
+def write_window_gguf(path: Path, *, seed: int = 0) -> Path:
+    """Writes a small random model of the Gemma 3 architecture and returns `path`.
+
+    Most of its layers look back at a window of 32 positions only.
+    """
+    writer = _begin(path, "gemma3")
+    writer.add_feed_forward_length(_FFN_WIDTH)
+    writer.add_head_count(_NUM_HEADS)
+    writer.add_head_count_kv(1)
+    writer.add_key_length(_HEAD_WIDTH)
+    writer.add_value_length(_HEAD_WIDTH)
+    writer.add_sliding_window(_WINDOW)
+    writer.add_rope_freq_base(10_000.0)
+    writer.add_block_count(_NUM_WINDOW_LAYERS)
+    return _write(writer, path, _window_tensors(_Randomness(seed)))
+
+
+def _begin(path: Path, architecture: str) -> gguf.GGUFWriter:
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_name(f"caravan-tiny-{architecture}")
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    writer.add_context_length(2048)
+    writer.add_embedding_length(_WIDTH)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(_VOCABULARY_SIZE)
     add_vocabulary(writer, build_vocabulary(_VOCABULARY_SIZE), CHAT_TEMPLATE)
-    for name, values in _recurrent_tensors(np.random.default_rng(seed)):
+    return writer
+
+
+def _write(writer: gguf.GGUFWriter, path: Path, tensors: Iterator[Tensor]) -> Path:
+    for name, values in tensors:
         writer.add_tensor(name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -46,13 +73,42 @@ def write_recurrent_gguf(path: Path, *, seed: int = 0) -> Path:
     return path
 
 
-def _recurrent_tensors(generator: np.random.Generator) -> Iterator[Tensor]:
-    def random(*shape: int) -> npt.NDArray[np.float32]:
-        return (generator.standard_normal(shape) / math.sqrt(shape[-1])).astype(np.float32)
+class _Randomness:
+    """Matrices that keep the size of what they are applied to."""
 
-    yield "token_embd.weight", random(_VOCABULARY_SIZE, _WIDTH) * math.sqrt(_WIDTH)
-    yield "output_norm.weight", np.ones(_WIDTH, np.float32)
-    yield "output.weight", _wordy(random(_VOCABULARY_SIZE, _WIDTH) * 3)
+    def __init__(self, seed: int) -> None:
+        self._generator = np.random.default_rng(seed)
+
+    def __call__(self, *shape: int) -> npt.NDArray[np.float32]:
+        values = self._generator.standard_normal(shape) / math.sqrt(shape[-1])
+        return values.astype(np.float32)
+
+    def ends(self) -> Iterator[Tensor]:
+        """Yields what each model begins and ends with."""
+        yield "token_embd.weight", self(_VOCABULARY_SIZE, _WIDTH) * math.sqrt(_WIDTH)
+        yield "output_norm.weight", np.ones(_WIDTH, np.float32)
+        yield "output.weight", _wordy(self(_VOCABULARY_SIZE, _WIDTH) * 3)
+
+
+def _window_tensors(random: _Randomness) -> Iterator[Tensor]:
+    yield from random.ends()
+    for layer in range(_NUM_WINDOW_LAYERS):
+        block = f"blk.{layer}."
+        for name in ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"):
+            yield f"{block}{name}.weight", np.ones(_WIDTH, np.float32)
+        for name in ("attn_q_norm", "attn_k_norm"):
+            yield f"{block}{name}.weight", np.ones(_HEAD_WIDTH, np.float32)
+        yield block + "attn_q.weight", random(_NUM_HEADS * _HEAD_WIDTH, _WIDTH)
+        yield block + "attn_k.weight", random(_HEAD_WIDTH, _WIDTH)
+        yield block + "attn_v.weight", random(_HEAD_WIDTH, _WIDTH)
+        yield block + "attn_output.weight", random(_WIDTH, _NUM_HEADS * _HEAD_WIDTH)
+        yield block + "ffn_gate.weight", random(_FFN_WIDTH, _WIDTH)
+        yield block + "ffn_up.weight", random(_FFN_WIDTH, _WIDTH)
+        yield block + "ffn_down.weight", random(_WIDTH, _FFN_WIDTH)
+
+
+def _recurrent_tensors(random: _Randomness) -> Iterator[Tensor]:
+    yield from random.ends()
     for layer in range(_NUM_LAYERS):
         block = f"blk.{layer}."
         yield block + "attn_norm.weight", np.ones(_WIDTH, np.float32)

@@ -7,7 +7,7 @@ import pytest
 
 from caravan_engine.backends.llama_cpp import LlamaCppBackend, LlamaCppSettings
 from caravan_engine.domain.moves import Export, Import
-from caravan_testkit.unpaged_model import write_recurrent_gguf
+from caravan_testkit.unpaged_model import write_recurrent_gguf, write_window_gguf
 
 NUM_CELLS, NUM_SEATS = 512, 2
 PROMPT = range(300, 340)
@@ -18,14 +18,19 @@ def recurrent_gguf(tmp_path_factory):
     return write_recurrent_gguf(tmp_path_factory.mktemp("models") / "recurrent.gguf")
 
 
+@pytest.fixture(scope="session")
+def window_gguf(tmp_path_factory):
+    return write_window_gguf(tmp_path_factory.mktemp("models") / "window.gguf")
+
+
 class Backend(LlamaCppBackend):
     num_cells = NUM_CELLS
     num_seats = NUM_SEATS
 
 
-@pytest.fixture(scope="module", params=["recurrent_gguf", "tiny_gguf"])
+@pytest.fixture(scope="module", params=["recurrent_gguf", "window_gguf", "tiny_gguf"])
 def loaded(request):
-    """The second one could be cut, but is told not to."""
+    """The last one could be cut, but is told not to."""
     settings = LlamaCppSettings(
         model_path=request.getfixturevalue(request.param),
         num_cells=NUM_CELLS,
@@ -58,6 +63,13 @@ def num_positions(backend):
 
 def moves(rig, kind):
     return [move for plan in rig.plans for move in plan.moves if isinstance(move, kind)]
+
+
+def test_a_model_with_a_window_says_that_it_can_not_be_cut(window_gguf):
+    settings = LlamaCppSettings(model_path=window_gguf, num_cells=64, num_seats=1)
+    with closing(LlamaCppBackend(settings)) as backend:
+        assert not backend.can_cut
+        assert not backend.facts.is_recurrent
 
 
 def test_a_recurrent_model_says_that_it_can_not_be_cut(recurrent_gguf):
