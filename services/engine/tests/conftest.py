@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from caravan_engine.backends.fake import FakeBackend
+from caravan_engine.backends.fake import FakeBackend, letters
 from caravan_engine.domain.batch_policy import BatchPolicy
 from caravan_engine.domain.events import FinishReason
 from caravan_engine.domain.fairness import ClientWeights
@@ -269,6 +269,19 @@ class Rig:
             if self.step().is_empty:
                 return
         raise AssertionError(f"not done after {max_steps} steps")
+
+    def complete(self, *sequences: Sequence) -> None:
+        """Runs until nothing is to be done; sequences then have the tokens of undisturbed ones."""
+        for _ in range(2000):
+            if self.step().is_empty:
+                break
+            self.check_integrity()
+        for sequence in sequences:
+            history = list(sequence.request.prompt)
+            while len(history) < sequence.max_tokens:
+                history.append(letters(history))
+            wanted = history[len(sequence.request.prompt) :]
+            assert sequence.output.tokens == wanted, sequence.output.errors
 
     def check_integrity(self) -> None:
         """Memory of everybody who runs is exactly what was computed of their history."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from caravan_engine.backends.fake import FakeBackend, letters
+from caravan_engine.backends.fake import FakeBackend
 from caravan_engine.domain.moves import Export, Import, Relocate, Wipe
 from caravan_engine.domain.page_image import root_key
 from caravan_engine.domain.request import ClientKey
@@ -24,19 +24,7 @@ def moves(rig, kind):
 
 
 def run(rig, *sequences):
-    for _ in range(2000):
-        if rig.step().is_empty:
-            break
-        rig.check_integrity()
-    for sequence in sequences:
-        assert sequence.output.tokens == undisturbed(sequence), sequence.output.errors
-
-
-def undisturbed(sequence):
-    history = list(sequence.request.prompt)
-    while len(history) < sequence.max_tokens:
-        history.append(letters(history))
-    return history[len(sequence.request.prompt) :]
+    rig.complete(*sequences)
 
 
 # ── sharing ──
@@ -134,27 +122,6 @@ def test_what_another_tenant_has_stored_changes_no_step(make_rig, kv):
     assert own_cached == (0 if kv.get("can_cut") is False else 48)  # his own would be found
 
 
-def test_a_damaged_page_is_dropped_and_computed_again(make_rig):
-    rig = make_rig()
-    run(rig, rig.submit(PREFIX, max_output=2))
-    for node in list(rig.kv.store.tree):
-        if node.image:
-            node.image.data[3] ^= 1
-    again = rig.submit(PREFIX + b"!", max_output=4)
-    other = rig.submit(b"somebody else", max_output=4)
-    run(rig, again, other)
-    assert rig.kv.store.num_damaged == 1
-    assert moves(rig, Import)
-
-
-def test_a_page_that_finds_no_cells_is_computed_again(make_rig):
-    rig = make_rig(FakeBackend(refuses=lambda _image: True))
-    run(rig, rig.submit(PREFIX, max_output=2))
-    again = rig.submit(PREFIX + b"!", max_output=4)
-    run(rig, again)
-    assert moves(rig, Import)
-
-
 # ── memory of the host ──
 
 
@@ -213,6 +180,118 @@ def test_adjacent_partial_pages_become_one(make_rig, coalesces, num_pages):
     last = rig.submit(prompt + b"y", max_output=1)
     run(rig, last)
     assert last.group.cached_tokens == 64
+
+
+def test_the_only_page_of_a_tenant_becomes_a_longer_one(make_rig):
+    rig = make_rig()
+    run(rig, rig.submit(b"short", max_output=1))
+    run(rig, rig.submit(b"short, then", max_output=1))
+    assert len(list(rig.kv.store.tree)) == rig.kv.store.num_pages == 1
+    last = rig.submit(b"short, then longer", max_output=1)
+    run(rig, last)
+    assert last.group.cached_tokens == 11
+
+
+# ── forgetting ──
+
+
+def wipes(rig):
+    return len(moves(rig, Wipe))
+
+
+def settle(rig):
+    for _ in range(100):
+        if rig.step().is_empty:
+            return
+        rig.check_integrity()
+
+
+def test_cells_are_zeroed_after_a_drop_as_soon_as_nobody_computes(make_rig):
+    rig = make_rig()
+    run(rig, rig.submit(PREFIX, max_output=2))
+    other = rig.submit(b"somebody else", max_output=20, client=ClientKey("other"))
+    rig.step()
+    assert rig.kv.drop("default") > 0
+    rig.step()
+    assert wipes(rig) == 0
+    run(rig, other)
+    settle(rig)
+    assert (wipes(rig), rig.backend.num_wipes) == (1, 1)
+    run(rig, rig.submit(PREFIX, max_output=9))
+    assert rig.backend.num_wipes == 1
+
+
+def test_idle_pages_of_others_make_way_for_zeroing_and_are_not_lost(make_rig):
+    rig = make_rig(kv=DEVICE)
+    for name in ("acme", "other"):
+        run(rig, rig.submit(PREFIX, max_output=2, client=ClientKey(name)))
+    assert rig.kv.cells.num_used
+    rig.kv.drop("acme")
+    settle(rig)
+    assert rig.backend.num_wipes == 1
+    kept = rig.submit(PREFIX, max_output=9, client=ClientKey("other"))
+    run(rig, kept)
+    assert kept.group.cached_tokens == 39
+
+
+def test_what_runs_or_waits_when_its_tenants_pages_are_dropped_is_not_filed(make_rig):
+    rig = make_rig(num_seats=1)
+    low = rig.submit(PREFIX, max_output=12, priority=1)
+    for _ in range(3):
+        rig.step()
+    high = rig.submit(b"h" * 40, max_output=12, priority=50)
+    rig.step()
+    assert low.group.is_parked
+    rig.kv.drop("default")
+    run(rig, low, high)
+    assert rig.kv.store.num_pages == 0
+    again = rig.submit(PREFIX, max_output=2)
+    run(rig, again)
+    assert again.group.cached_tokens == 0
+    assert rig.kv.store.num_pages > 0
+
+
+def test_a_page_that_is_dropped_while_it_leaves_the_cells_is_zeroed(make_rig):
+    copies = []
+
+    class Copying(FakeBackend):
+        def export_page(self, seq_id, start, end):
+            copies.append(FakeBackend.export_page(self, seq_id, start, end))
+            return copies[-1]
+
+    rig = make_rig(Copying())
+    sequence = rig.submit(PREFIX, max_output=2)
+    while not sequence.output.finished:
+        rig.step()
+    rig.kv.drop("default")
+    rig.carry_out_moves()
+    assert copies
+    assert all(bytes(each) == bytes(len(each)) for each in copies)
+    assert rig.kv.store.num_pages == 0
+
+
+@given(
+    orders=st.lists(
+        st.tuples(st.sampled_from(["acme", "other"]), st.integers(1, 60), st.booleans()),
+        max_size=12,
+    )
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+def test_drops_at_any_moment_change_no_text_and_no_other_tenant(make_rig, orders):
+    rig = make_rig(FakeBackend(num_cells=128), num_seats=3, context_tokens=100)
+    sequences = []
+    for tenant, length, drops in orders:
+        client = ClientKey(tenant)
+        sequences.append(rig.submit(PREFIX[:length], max_output=length % 7 + 1, client=client))
+        rig.step()
+        rig.check_integrity()
+        if drops:
+            rig.kv.drop(tenant)
+            assert root_key("", tenant) not in {node.info.root for node in rig.kv.store.tree}
+    run(rig, *sequences)
+    settle(rig)
+    if any(drops for *_, drops in orders):
+        assert rig.backend.num_wipes >= 1
 
 
 # ── parking ──
@@ -395,192 +474,3 @@ def test_memory_that_cannot_be_cut_is_kept_as_a_whole(make_rig):
     turns_away = rig.submit(PREFIX + b"elsewhere", max_output=2)
     run(rig, goes_on, turns_away)
     assert (goes_on.group.cached_tokens, turns_away.group.cached_tokens) == (47, 0)
-
-
-# ── when something goes wrong ──
-
-DISK = {"host_budget_bytes": 24 * 48}
-
-
-def on_disk(make_rig, make_disk, length=48):
-    """A text of whole pages that lie on disk and nowhere else."""
-    disk = make_disk()
-    rig = make_rig(disk=disk, kv=DISK)
-    text = bytes(range(length))
-    run(rig, rig.submit(text + b"?", max_output=1))
-    rig.kv.store.resize(host_bytes=0, disk_bytes=None)
-    disk.write_some()
-    rig.step()
-    rig.kv.store.resize(host_bytes=24 * 1000, disk_bytes=None)
-    assert rig.kv.store.num_on_disk == rig.kv.store.num_pages > 0
-    return rig, disk, text
-
-
-def test_who_waits_for_pages_goes_on_when_the_first_of_them_is_lost(make_rig, make_disk):
-    rig, disk, text = on_disk(make_rig, make_disk)
-    waiting = rig.submit(text + b"!", max_output=2)
-    rig.step()
-    first = next(iter(rig.kv.store.tree))
-    disk.lose(first.info.key)
-    disk.read_some()
-    run(rig, waiting)
-    assert waiting.group.cached_tokens == 0
-
-
-def test_who_waits_for_pages_goes_on_when_they_are_dropped(make_rig, make_disk):
-    rig, disk, text = on_disk(make_rig, make_disk)
-    waiting = rig.submit(text + b"!", max_output=2)
-    rig.step()
-    rig.kv.store.drop_all(root_key("", "default"))
-    disk.read_some()
-    run(rig, waiting)
-    assert waiting.group.cached_tokens == 0
-
-
-def test_a_dropped_page_whose_writing_could_not_be_stopped_is_forgotten(make_rig, make_disk):
-    disk = make_disk()
-    rig = make_rig(disk=disk, kv=DISK)
-    run(rig, rig.submit(bytes(range(16)) + b"?", max_output=1))
-    rig.kv.store.resize(host_bytes=0, disk_bytes=None)
-    node = next(iter(rig.kv.store.tree))
-    node.is_being_written = False  # an answer to an earlier order came late
-    rig.kv.store.drop(node)
-    disk.write_some()
-    rig.kv.hear()
-    assert not disk.pages
-
-
-def test_what_led_to_unusable_logits_is_kept_for_nobody(make_rig):
-    rig = make_rig(FakeBackend(fill=lambda _history: float("nan")))
-    broken = rig.submit(PREFIX, max_output=4)
-    rig.run()
-    assert [each.reason for each in broken.output.errors] == ["DECODE_FAILED"]
-    assert rig.kv.store.num_pages == 0
-
-
-def test_who_shares_a_beginning_that_could_not_be_restored_computes_it_too(make_rig):
-    rig = make_rig()
-    run(rig, rig.submit(PREFIX, max_output=2))
-    for node in rig.kv.store.tree:
-        node.image.data[3] ^= 1
-    both = [rig.submit(PREFIX + ending, max_output=4) for ending in (b"one", b"two")]
-    run(rig, *both)
-
-
-def test_a_part_is_not_kept_where_the_page_before_it_has_no_room(make_rig):
-    rig = make_rig(kv={"host_budget_bytes": 24 * 12})
-    run(rig, rig.submit(bytes(range(20)), max_output=1))  # 16 and 4
-    rig.carry_out_moves()
-    assert rig.kv.store.num_pages == 0
-
-
-def test_the_only_page_of_a_tenant_becomes_a_longer_one(make_rig):
-    rig = make_rig()
-    run(rig, rig.submit(b"short", max_output=1))
-    run(rig, rig.submit(b"short, then", max_output=1))
-    assert len(list(rig.kv.store.tree)) == rig.kv.store.num_pages == 1
-    last = rig.submit(b"short, then longer", max_output=1)
-    run(rig, last)
-    assert last.group.cached_tokens == 11
-
-
-# ── forgetting ──
-
-
-def wipes(rig):
-    return len(moves(rig, Wipe))
-
-
-def settle(rig):
-    for _ in range(100):
-        if rig.step().is_empty:
-            return
-        rig.check_integrity()
-
-
-def test_cells_are_zeroed_after_a_drop_as_soon_as_nobody_computes(make_rig):
-    rig = make_rig()
-    run(rig, rig.submit(PREFIX, max_output=2))
-    other = rig.submit(b"somebody else", max_output=20, client=ClientKey("other"))
-    rig.step()
-    assert rig.kv.drop("default") > 0
-    rig.step()
-    assert wipes(rig) == 0
-    run(rig, other)
-    settle(rig)
-    assert (wipes(rig), rig.backend.num_wipes) == (1, 1)
-    run(rig, rig.submit(PREFIX, max_output=9))
-    assert rig.backend.num_wipes == 1
-
-
-def test_idle_pages_of_others_make_way_for_zeroing_and_are_not_lost(make_rig):
-    rig = make_rig(kv=DEVICE)
-    for name in ("acme", "other"):
-        run(rig, rig.submit(PREFIX, max_output=2, client=ClientKey(name)))
-    assert rig.kv.cells.num_used
-    rig.kv.drop("acme")
-    settle(rig)
-    assert rig.backend.num_wipes == 1
-    kept = rig.submit(PREFIX, max_output=9, client=ClientKey("other"))
-    run(rig, kept)
-    assert kept.group.cached_tokens == 39
-
-
-def test_what_runs_or_waits_when_its_tenants_pages_are_dropped_is_not_filed(make_rig):
-    rig = make_rig(num_seats=1)
-    low = rig.submit(PREFIX, max_output=12, priority=1)
-    for _ in range(3):
-        rig.step()
-    high = rig.submit(b"h" * 40, max_output=12, priority=50)
-    rig.step()
-    assert low.group.is_parked
-    rig.kv.drop("default")
-    run(rig, low, high)
-    assert rig.kv.store.num_pages == 0
-    again = rig.submit(PREFIX, max_output=2)
-    run(rig, again)
-    assert again.group.cached_tokens == 0
-    assert rig.kv.store.num_pages > 0
-
-
-def test_a_page_that_is_dropped_while_it_leaves_the_cells_is_zeroed(make_rig):
-    copies = []
-
-    class Copying(FakeBackend):
-        def export_page(self, seq_id, start, end):
-            copies.append(FakeBackend.export_page(self, seq_id, start, end))
-            return copies[-1]
-
-    rig = make_rig(Copying())
-    sequence = rig.submit(PREFIX, max_output=2)
-    while not sequence.output.finished:
-        rig.step()
-    rig.kv.drop("default")
-    rig.carry_out_moves()
-    assert copies
-    assert all(bytes(each) == bytes(len(each)) for each in copies)
-    assert rig.kv.store.num_pages == 0
-
-
-@given(
-    orders=st.lists(
-        st.tuples(st.sampled_from(["acme", "other"]), st.integers(1, 60), st.booleans()),
-        max_size=12,
-    )
-)
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-def test_drops_at_any_moment_change_no_text_and_no_other_tenant(make_rig, orders):
-    rig = make_rig(FakeBackend(num_cells=128), num_seats=3, context_tokens=100)
-    sequences = []
-    for tenant, length, drops in orders:
-        client = ClientKey(tenant)
-        sequences.append(rig.submit(PREFIX[:length], max_output=length % 7 + 1, client=client))
-        rig.step()
-        rig.check_integrity()
-        if drops:
-            rig.kv.drop(tenant)
-            assert root_key("", tenant) not in {node.info.root for node in rig.kv.store.tree}
-    run(rig, *sequences)
-    settle(rig)
-    if any(drops for *_, drops in orders):
-        assert rig.backend.num_wipes >= 1
