@@ -157,7 +157,7 @@ class ContextSettings(Section):
         512, ge=1, description="Most tokens computed in one step (llama.cpp's n_batch)."
     )
     step_time_ms: int = Field(
-        500,
+        1000,
         ge=0,
         description="Milliseconds that a step is planned to take at most when some requests decode "
         "and others compute their input, which is then cut into smaller parts; 0: no bound.",
