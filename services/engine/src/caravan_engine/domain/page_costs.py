@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from caravan_engine.domain.kv_numbers import MoveTimes
 
 _SMOOTHING = 0.1
+_MOST_GROWTH = 3.0
 _SLOWDOWN_PER_CELL = 1.8e-5
 _STEPS_TO_WIN_BACK = 16
 
@@ -17,10 +18,10 @@ class Pace:
     is_measured: bool = False
 
     def observe(self, seconds: float, num_tokens: int) -> None:
-        """Takes a measurement."""
+        """Takes a measurement; one that is far too long was interrupted by something else."""
         if num_tokens <= 0 or seconds <= 0:
             return
-        measured = seconds / num_tokens
+        measured = min(seconds / num_tokens, _MOST_GROWTH * self.s_per_token)
         if self.is_measured:
             self.s_per_token += _SMOOTHING * (measured - self.s_per_token)
         else:
