@@ -93,10 +93,11 @@ class Scheduler:
         if result.failure_code is not None:
             self._replay(result.plan, now)
             return
+        for chunk in result.plan.chunks:  # all of them, before anybody's end frees cells
+            self._kv.computed(self._running[chunk.seq_id], chunk.start, len(chunk.tokens))
         for chunk in result.plan.chunks:
-            sequence = self._running[chunk.seq_id]
-            self._kv.computed(sequence, chunk.start, len(chunk.tokens))
-            if chunk.pooler and sequence.num_pending == 0:
+            sequence = self._running.get(chunk.seq_id)
+            if chunk.pooler and sequence and sequence.num_pending == 0:
                 self._take_vector(sequence, chunk.pooler, now)
         for seat in result.unusable:
             if found := self._running.get(seat):  # none: its request failed with another choice
