@@ -29,9 +29,10 @@ def test_who_may_see_metrics_sees_what_was_computed_and_no_prompt(stack, admin, 
     answer = admin.inference.Generate(request, metadata=admin.metadata, timeout=60)
 
     reader = connect(admin.create_key("watcher", "readonly").secret)
+    # At least: what earlier tests computed a moment ago may not have been in the numbers yet.
     wanted = before.output_tokens_total + answer.usage.output_tokens
     wait_until(
-        lambda: numbers(reader).output_tokens_total == wanted, timeout_s=30, what="the numbers"
+        lambda: numbers(reader).output_tokens_total >= wanted, timeout_s=30, what="the numbers"
     )
 
     key = reader.metadata[0][1].removeprefix("Bearer ")
@@ -44,7 +45,8 @@ def test_who_may_see_metrics_sees_what_was_computed_and_no_prompt(stack, admin, 
     )
     assert (shown.returncode, shown.stderr) == (0, "")
     worker = json.loads(shown.stdout)["workers"][0]
-    assert (worker["output_tokens"], worker["memory"]["kept_by"]) == (wanted, "pages")
+    assert worker["output_tokens"] >= wanted
+    assert worker["memory"]["kept_by"] == "pages"
     assert "canary" not in shown.stdout
 
 
