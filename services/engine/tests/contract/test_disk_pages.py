@@ -388,6 +388,16 @@ def test_a_page_forgotten_while_it_is_being_written_is_lost(open_disk, pages):
     assert not os.path.lexists(disk.file(image))
 
 
+def test_a_pipe_in_a_pages_place_is_removed_when_it_is_forgotten(open_disk, pages):
+    disk, image = open_disk(), pages.image()
+    disk.write(image)
+    replace_by_pipe(disk.file(image), pages)
+    disk.pages.forget([image.info.key])
+    disk.settle()
+
+    assert not os.path.lexists(disk.file(image))
+
+
 def test_a_budget_that_shrinks_while_a_page_is_being_written_holds(open_disk, pages):
     disk, image = open_disk(), pages.image(data=bytes(1_000_000))
     partial = disk.file(image).with_suffix(".partial")

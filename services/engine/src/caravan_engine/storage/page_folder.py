@@ -111,8 +111,8 @@ class PageFolder:
         """Overwrites a page with zeros on the medium, and removes it."""
         path = self._name(key)
         try:
-            with os.fdopen(os.open(path, os.O_WRONLY | _NO_FOLLOW), "wb") as file:
-                _overwrite(file)
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_NONBLOCK | _NO_FOLLOW), "wb") as file:
+                _overwrite(file)  # a pipe that somebody put there can't be opened
         except FileNotFoundError:
             return
         finally:
