@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from caravan_engine.backends.llama_cpp import LlamaCppBackend, LlamaCppSettings
-from caravan_engine.domain.moves import Export, Import, Release
-from caravan_engine.domain.page_image import PageImage, PageInfo, page_key, root_key
+from caravan_engine.domain.paging.moves import Export, Import, Release
+from caravan_engine.domain.paging.page_image import PageImage, PageInfo, page_key, root_key
 from caravan_engine.domain.ports import PageRead, PageWritten
 from caravan_engine.domain.step import Chunk, StepPlan
 from caravan_engine.runtime.page_mover import PageMover

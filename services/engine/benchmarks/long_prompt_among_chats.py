@@ -20,9 +20,9 @@ import numpy as np
 
 from caravan_engine.backends.llama_cpp import LlamaCppBackend, LlamaCppSettings
 from caravan_engine.domain.events import Delta
-from caravan_engine.domain.limits import SchedulerLimits
 from caravan_engine.domain.request import GenerationRequest
-from caravan_engine.domain.sampling import SamplingOptions
+from caravan_engine.domain.sampling.options import SamplingOptions
+from caravan_engine.domain.scheduling.limits import SchedulerLimits
 from caravan_engine.runtime.engine_loop import EngineLoop
 from caravan_engine.runtime.output_stream import EventPacer, LoopNotifier
 from caravan_testkit.tiny_model import write_bench_gguf

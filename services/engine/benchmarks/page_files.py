@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from caravan_engine.domain.page_image import PageImage, PageInfo, page_key, root_key
+from caravan_engine.domain.paging.page_image import PageImage, PageInfo, page_key, root_key
 from caravan_engine.domain.ports import PageRead, PageWritten
 from caravan_engine.storage.checksums import checksum
 from caravan_engine.storage.disk_pages import DiskPages, DiskSettings

@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from caravan_engine.backends.llama_cpp import LlamaCppBackend, LlamaCppSettings
-from caravan_engine.domain.logprobs import RowLogprobs
-from caravan_engine.domain.sampling import (
+from caravan_engine.domain.sampling.logprobs import RowLogprobs
+from caravan_engine.domain.sampling.options import (
     DryOptions,
     MirostatOptions,
     SamplingOptions,
     XtcOptions,
 )
-from caravan_engine.domain.token_sampler import TokenSampler
+from caravan_engine.domain.sampling.token_sampler import TokenSampler
 from caravan_testkit.tiny_model import TINY, write_tiny_gguf
 
 _ROUNDS, _HISTORY_TOKENS = 60, 2048

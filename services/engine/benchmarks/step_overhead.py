@@ -15,15 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from caravan_engine.backends.llama_cpp import LlamaCppBackend, LlamaCppSettings
-from caravan_engine.domain.kv_setup import KvOptions, make_kv_manager
-from caravan_engine.domain.limits import SchedulerLimits
+from caravan_engine.domain.paging.kv_setup import KvOptions, make_kv_manager
 from caravan_engine.domain.request import GenerationRequest
-from caravan_engine.domain.sampling import (
+from caravan_engine.domain.sampling.options import (
     DryOptions,
     MirostatOptions,
     SamplingOptions,
     XtcOptions,
 )
+from caravan_engine.domain.scheduling.limits import SchedulerLimits
 from caravan_engine.runtime.engine_loop import EngineLoop
 from caravan_engine.runtime.output_stream import LoopNotifier
 from caravan_engine.runtime.page_mover import PagedMemory

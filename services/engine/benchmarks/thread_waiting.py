@@ -19,9 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from caravan_engine.backends.llama_cpp import LlamaCppBackend, LlamaCppSettings
-from caravan_engine.domain.sampling import SamplingOptions
+from caravan_engine.domain.sampling.options import SamplingOptions
+from caravan_engine.domain.sampling.token_sampler import TokenSampler
 from caravan_engine.domain.step import Chunk, StepPlan
-from caravan_engine.domain.token_sampler import TokenSampler
 from caravan_testkit.tiny_model import BENCH, write_tiny_gguf
 
 _VALUES = ("unset", "30000", "10000", "3000", "1000", "300", "passive")

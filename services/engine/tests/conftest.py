@@ -8,22 +8,22 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from caravan_engine.backends.fake import FakeBackend, letters
-from caravan_engine.domain.batch_policy import BatchPolicy
 from caravan_engine.domain.events import FinishReason
-from caravan_engine.domain.fairness import ClientWeights
-from caravan_engine.domain.kv_manager import KvManager
-from caravan_engine.domain.kv_setup import KvOptions, make_kv_manager
-from caravan_engine.domain.limits import SchedulerLimits
-from caravan_engine.domain.logprobs import Logprobs
-from caravan_engine.domain.page_image import PageImage
+from caravan_engine.domain.paging.kv_manager import KvManager
+from caravan_engine.domain.paging.kv_setup import KvOptions, make_kv_manager
+from caravan_engine.domain.paging.page_image import PageImage
 from caravan_engine.domain.ports import DiskNews, PageDisk, PageLost, PageRead, PageWritten
 from caravan_engine.domain.request import GenerationRequest
-from caravan_engine.domain.request_queue import QueueGate, RequestQueue
-from caravan_engine.domain.sampling import SamplingOptions
-from caravan_engine.domain.scheduler import Scheduler
+from caravan_engine.domain.sampling.logprobs import Logprobs
+from caravan_engine.domain.sampling.options import SamplingOptions
+from caravan_engine.domain.sampling.token_sampler import TokenSampler
+from caravan_engine.domain.scheduling.batch_policy import BatchPolicy
+from caravan_engine.domain.scheduling.fairness import ClientWeights
+from caravan_engine.domain.scheduling.limits import SchedulerLimits
+from caravan_engine.domain.scheduling.request_queue import QueueGate, RequestQueue
+from caravan_engine.domain.scheduling.scheduler import Scheduler
 from caravan_engine.domain.sequence import Sequence, SequenceGroup
 from caravan_engine.domain.step import StepPlan
-from caravan_engine.domain.token_sampler import TokenSampler
 from caravan_engine.runtime.step_runner import StepRunner
 from caravan_rpckit.errors import CaravanError
 from caravan_testkit.clock import FakeClock

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from caravan_engine.backends.kv_state import parse_kv_state
-from caravan_engine.domain.page_image import PageImage, PageInfo, page_key, root_key
+from caravan_engine.domain.paging.page_image import PageImage, PageInfo, page_key, root_key
 from caravan_engine.domain.ports import BackendFailureError, PageLost, PageRead
 from caravan_engine.domain.step import StepPlan
 from caravan_engine.storage.checksums import checksum

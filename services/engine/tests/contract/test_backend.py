@@ -8,9 +8,9 @@ from caravan_engine.backends.llama_cpp import LlamaCppBackend, LlamaCppSettings
 from caravan_engine.domain.model_facts import Pooling
 from caravan_engine.domain.pooling import Pooler
 from caravan_engine.domain.ports import BackendFailureError
-from caravan_engine.domain.sampling import SamplingOptions
+from caravan_engine.domain.sampling.options import SamplingOptions
+from caravan_engine.domain.sampling.token_sampler import TokenSampler
 from caravan_engine.domain.step import Chunk, StepPlan
-from caravan_engine.domain.token_sampler import TokenSampler
 
 NUM_SEATS, BATCH_TOKENS = 4, 64
 SAMPLER = TokenSampler(SamplingOptions(temperature=0), seed=0, candidates=None, history=())

@@ -10,18 +10,18 @@ import pytest
 from caravan_engine.backends.kv_state import parse_kv_state
 from caravan_engine.backends.llama_cpp import KvType, LlamaCppBackend, LlamaCppSettings
 from caravan_engine.domain.errors import ModelLoadFailedError
-from caravan_engine.domain.mirostat import Mirostat
 from caravan_engine.domain.model_facts import Pooling
-from caravan_engine.domain.penalties import PenaltyWindow
-from caravan_engine.domain.repetitions import RepetitionWindow
-from caravan_engine.domain.sampling import (
+from caravan_engine.domain.sampling.mirostat import Mirostat
+from caravan_engine.domain.sampling.options import (
     DryOptions,
     MirostatOptions,
     SamplingOptions,
     XtcOptions,
 )
+from caravan_engine.domain.sampling.penalties import PenaltyWindow
+from caravan_engine.domain.sampling.repetitions import RepetitionWindow
+from caravan_engine.domain.sampling.token_sampler import TokenSampler
 from caravan_engine.domain.step import Chunk, StepPlan
-from caravan_engine.domain.token_sampler import TokenSampler
 from caravan_testkit.tiny_model import TINY
 
 GREEDY = SamplingOptions(temperature=0)

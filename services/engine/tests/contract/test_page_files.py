@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from caravan_engine.domain.page_image import PageInfo
+from caravan_engine.domain.paging.page_image import PageInfo
 from caravan_engine.storage.checksums import checksum
 from caravan_engine.storage.page_files import (
     Codec,

@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from caravan_engine.backends.llama_cpp import KvType, LlamaCppBackend, LlamaCppSettings
-from caravan_engine.domain.cell_map import CellMap
-from caravan_engine.domain.cell_work import CellWork
-from caravan_engine.domain.page_image import PageImage, PageInfo, page_key, root_key
-from caravan_engine.domain.sampling import SamplingOptions
+from caravan_engine.domain.paging.cell_map import CellMap
+from caravan_engine.domain.paging.cell_work import CellWork
+from caravan_engine.domain.paging.page_image import PageImage, PageInfo, page_key, root_key
+from caravan_engine.domain.sampling.options import SamplingOptions
+from caravan_engine.domain.sampling.token_sampler import TokenSampler
 from caravan_engine.domain.step import Chunk, StepPlan
-from caravan_engine.domain.token_sampler import TokenSampler
 from caravan_engine.runtime.page_mover import PageMover
 
 NUM_CELLS, NUM_SEATS, NUM_SHELF_IDS = 512, 4, 2

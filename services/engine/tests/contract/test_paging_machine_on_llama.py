@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 
 from caravan_engine.backends.llama_cpp import LlamaCppBackend, LlamaCppSettings
 from caravan_engine.domain.errors import ContextLengthExceededError, QueueFullError
-from caravan_engine.domain.page_image import root_key
+from caravan_engine.domain.paging.page_image import root_key
 from caravan_engine.domain.request import ClientKey
 
 NUM_CELLS, NUM_SEATS, NUM_SHELF_IDS, TOKEN_BUDGET = 640, 3, 3, 128

@@ -19,12 +19,12 @@ import pytest
 from caravan_engine.backends.kv_state import parse_kv_state
 from caravan_engine.backends.llama_cpp import LlamaCppBackend, LlamaCppSettings
 from caravan_engine.domain.events import Delta, Finished
-from caravan_engine.domain.kv_setup import KvOptions, make_kv_manager
-from caravan_engine.domain.limits import SchedulerLimits
+from caravan_engine.domain.paging.kv_setup import KvOptions, make_kv_manager
 from caravan_engine.domain.request import GenerationRequest
-from caravan_engine.domain.sampling import SamplingOptions
+from caravan_engine.domain.sampling.options import SamplingOptions
+from caravan_engine.domain.sampling.token_sampler import TokenSampler
+from caravan_engine.domain.scheduling.limits import SchedulerLimits
 from caravan_engine.domain.step import Chunk, StepPlan
-from caravan_engine.domain.token_sampler import TokenSampler
 from caravan_engine.runtime.engine_loop import EngineLoop
 from caravan_engine.runtime.output_stream import LoopNotifier
 from caravan_engine.runtime.page_mover import PagedMemory

@@ -10,10 +10,10 @@ import pytest
 
 from caravan_bundled_model import model_path
 from caravan_engine.backends.llama_cpp import LlamaCppBackend, LlamaCppSettings
-from caravan_engine.domain.page_image import PageImage, PageInfo
-from caravan_engine.domain.sampling import SamplingOptions
+from caravan_engine.domain.paging.page_image import PageImage, PageInfo
+from caravan_engine.domain.sampling.options import SamplingOptions
+from caravan_engine.domain.sampling.token_sampler import TokenSampler
 from caravan_engine.domain.step import Chunk, StepPlan
-from caravan_engine.domain.token_sampler import TokenSampler
 from caravan_engine.storage.checksums import checksum
 
 PAGE_SIZE = 256

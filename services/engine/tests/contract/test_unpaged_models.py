@@ -6,7 +6,7 @@ import llama_cpp.llama_cpp as lib
 import pytest
 
 from caravan_engine.backends.llama_cpp import LlamaCppBackend, LlamaCppSettings
-from caravan_engine.domain.moves import Export, Import
+from caravan_engine.domain.paging.moves import Export, Import
 from caravan_testkit.unpaged_model import write_recurrent_gguf, write_window_gguf
 
 NUM_CELLS, NUM_SEATS = 512, 2

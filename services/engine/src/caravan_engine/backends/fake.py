@@ -11,9 +11,9 @@ from hashlib import blake2b
 import numpy as np
 import numpy.typing as npt
 
-from caravan_engine.domain.page_image import PageImage
+from caravan_engine.domain.paging.page_image import PageImage
 from caravan_engine.domain.ports import BackendFailureError, CandidateFilter
-from caravan_engine.domain.sampling import SamplingOptions
+from caravan_engine.domain.sampling.options import SamplingOptions
 from caravan_engine.domain.step import Chunk, StepPlan
 
 END, BEGIN = 256, 257

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from caravan_engine.domain.events import FinishReason
-from caravan_engine.domain.logprobs import Logprobs
-from caravan_engine.domain.page_image import PageImage
-from caravan_engine.domain.sampling import SamplingOptions
+from caravan_engine.domain.paging.page_image import PageImage
+from caravan_engine.domain.sampling.logprobs import Logprobs
+from caravan_engine.domain.sampling.options import SamplingOptions
 from caravan_rpckit.errors import CaravanError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from caravan_engine.domain.errors import (
 )
 from caravan_engine.domain.model_facts import Pooling
 from caravan_engine.domain.ports import Vocabulary
-from caravan_engine.domain.sampling import SamplingOptions
+from caravan_engine.domain.sampling.options import SamplingOptions
 from caravan_rpckit.errors import FieldViolation
 
 DEFAULT_MAX_OUTPUT_TOKENS = 256

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from caravan_engine.domain.pooling import Pooler
 from caravan_engine.domain.ports import GroupOutput, SequenceOutput
 from caravan_engine.domain.request import QueuedRequest
-from caravan_engine.domain.token_sampler import TokenSampler
+from caravan_engine.domain.sampling.token_sampler import TokenSampler
 
 
 @dataclass(slots=True)

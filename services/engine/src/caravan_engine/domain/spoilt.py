@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from caravan_engine.domain.moves import Export, Import, Move, Release, Share
+from caravan_engine.domain.paging.moves import Export, Import, Move, Release, Share
 
 
 @dataclass(slots=True)

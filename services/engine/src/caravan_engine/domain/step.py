@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from caravan_engine.domain.kv_numbers import MoveTimes
-from caravan_engine.domain.logprobs import Logprobs
-from caravan_engine.domain.moves import Import, Move
-from caravan_engine.domain.page_image import PageImage
+from caravan_engine.domain.paging.moves import Import, Move
+from caravan_engine.domain.paging.page_image import PageImage
 from caravan_engine.domain.pooling import Pooler
-from caravan_engine.domain.token_sampler import TokenSampler
+from caravan_engine.domain.sampling.logprobs import Logprobs
+from caravan_engine.domain.sampling.token_sampler import TokenSampler
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from caravan_engine.domain.request import (
     Emitted,
     GenerationRequest,
 )
-from caravan_engine.domain.sampling import (
+from caravan_engine.domain.sampling.options import (
     DryOptions,
     MirostatOptions,
     SamplingOptions,

@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from caravan_engine.domain.errors import DecodeFailedError
 from caravan_engine.domain.events import FinishReason, Timings
-from caravan_engine.domain.logprobs import Logprobs
 from caravan_engine.domain.pooling import Pooler
 from caravan_engine.domain.request import EmbeddingRequest
+from caravan_engine.domain.sampling.logprobs import Logprobs
 from caravan_engine.domain.sequence import Sequence, SequenceGroup
 from caravan_rpckit.errors import CaravanError
 

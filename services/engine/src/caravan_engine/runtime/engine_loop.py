@@ -10,25 +10,25 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-from caravan_engine.domain.batch_policy import DecodeFirst, StepTimeBound, TakingTurns
-from caravan_engine.domain.deadline_guard import DeadlineGuard
 from caravan_engine.domain.errors import DrainingError
-from caravan_engine.domain.fairness import ClientWeights
-from caravan_engine.domain.limits import SchedulerLimits
 from caravan_engine.domain.pooling import Pooler
 from caravan_engine.domain.ports import Backend
-from caravan_engine.domain.rates import StepRates
 from caravan_engine.domain.request import (
     EmbeddingRequest,
     GenerationRequest,
     check_logit_bias,
 )
-from caravan_engine.domain.request_queue import QueueGate, RequestQueue
-from caravan_engine.domain.scheduler import Scheduler
+from caravan_engine.domain.sampling.token_sampler import TokenSampler
+from caravan_engine.domain.scheduling.batch_policy import DecodeFirst, StepTimeBound, TakingTurns
+from caravan_engine.domain.scheduling.deadline_guard import DeadlineGuard
+from caravan_engine.domain.scheduling.fairness import ClientWeights
+from caravan_engine.domain.scheduling.limits import SchedulerLimits
+from caravan_engine.domain.scheduling.rates import StepRates
+from caravan_engine.domain.scheduling.request_queue import QueueGate, RequestQueue
+from caravan_engine.domain.scheduling.scheduler import Scheduler
 from caravan_engine.domain.sequence import Sequence as TokenSequence
 from caravan_engine.domain.sequence import SequenceGroup
 from caravan_engine.domain.step import StepPlan
-from caravan_engine.domain.token_sampler import TokenSampler
 from caravan_engine.runtime.detokenizer import Detokenizer
 from caravan_engine.runtime.embeddings import EmbeddingJob, VectorWriter
 from caravan_engine.runtime.observers import Observers

@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from caravan_engine.domain.kv_manager import KvManager
 from caravan_engine.domain.kv_numbers import MoveTimes
-from caravan_engine.domain.moves import Export, Import, Move, Release, Relocate, Share, Wipe
-from caravan_engine.domain.page_image import PageImage, PageInfo
+from caravan_engine.domain.paging.kv_manager import KvManager
+from caravan_engine.domain.paging.moves import Export, Import, Move, Release, Relocate, Share, Wipe
+from caravan_engine.domain.paging.page_image import PageImage, PageInfo
 from caravan_engine.domain.ports import Backend
 
 Buffer = bytes | memoryview

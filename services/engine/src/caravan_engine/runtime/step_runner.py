@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from caravan_engine.domain.logprobs import Logprobs, RowLogprobs
 from caravan_engine.domain.ports import Backend, BackendFailureError
+from caravan_engine.domain.sampling.logprobs import Logprobs, RowLogprobs
+from caravan_engine.domain.sampling.token_sampler import UnusableLogitsError
 from caravan_engine.domain.step import StepPlan, StepResult
-from caravan_engine.domain.token_sampler import UnusableLogitsError
 from caravan_engine.runtime.page_mover import Buffer, PageMover
 
 

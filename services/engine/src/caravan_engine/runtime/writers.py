@@ -12,8 +12,8 @@ from caravan_engine.domain.events import (
     TokenLogprob,
     TokenLogprobs,
 )
-from caravan_engine.domain.logprobs import Logprobs
-from caravan_engine.domain.mirostat import Mirostat
+from caravan_engine.domain.sampling.logprobs import Logprobs
+from caravan_engine.domain.sampling.mirostat import Mirostat
 from caravan_engine.domain.sequence import RequestTimes, SequenceGroup
 from caravan_engine.domain.sequence import Sequence as TokenSequence
 from caravan_engine.runtime.detokenizer import Detokenizer, TextPiece

@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Lock
 
 from caravan_engine.domain.kv_numbers import DiskStats
-from caravan_engine.domain.page_image import PageImage, PageInfo
+from caravan_engine.domain.paging.page_image import PageImage, PageInfo
 from caravan_engine.domain.ports import DiskNews, PageLost, PageRead, PageWritten
 from caravan_engine.runtime.page_io import JobThreads
 from caravan_engine.storage.page_files import Codec, PageIdentity, PagePacker

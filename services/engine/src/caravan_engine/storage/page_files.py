@@ -17,7 +17,7 @@ from enum import IntEnum
 
 import zstandard
 
-from caravan_engine.domain.page_image import KEY_BYTES, PageImage, PageInfo
+from caravan_engine.domain.paging.page_image import KEY_BYTES, PageImage, PageInfo
 from caravan_engine.storage.checksums import checksum
 from caravan_engine.storage.page_losses import LossCause, PageFileError
 

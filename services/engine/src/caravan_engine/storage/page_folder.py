@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from caravan_engine.domain.page_image import PageImage
+from caravan_engine.domain.paging.page_image import PageImage
 from caravan_engine.storage.page_files import (
     HEADER_GUESS_BYTES,
     PageHeader,

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterable
 
-from caravan_engine.domain.page_image import PageInfo
+from caravan_engine.domain.paging.page_image import PageInfo
 from caravan_engine.storage.page_files import PageHeader
 from caravan_engine.storage.page_folder import PageFolder
 from caravan_engine.storage.page_index import PageIndex, StoredPage

@@ -17,10 +17,10 @@ from caravan_engine.control.events import LoadPhase, ModelDetails, Progress, Rea
 from caravan_engine.control.settings import WorkerSettings
 from caravan_engine.domain.errors import DrainingError
 from caravan_engine.domain.kv_numbers import KvUnit
-from caravan_engine.domain.kv_setup import make_kv_manager
-from caravan_engine.domain.limits import SchedulerLimits
 from caravan_engine.domain.model_facts import ModelFacts, Pooling
+from caravan_engine.domain.paging.kv_setup import make_kv_manager
 from caravan_engine.domain.pooling import pooling_of
+from caravan_engine.domain.scheduling.limits import SchedulerLimits
 from caravan_engine.machine import num_usable_cores
 from caravan_engine.prompts.errors import ChatTemplateFailedError
 from caravan_engine.prompts.maker import PromptMaker

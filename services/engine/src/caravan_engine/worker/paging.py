@@ -3,7 +3,7 @@
 from caravan_engine.backends.llama_cpp import LlamaCppBackend
 from caravan_engine.config import IdlePages
 from caravan_engine.control.settings import WorkerSettings
-from caravan_engine.domain.kv_setup import KvOptions
+from caravan_engine.domain.paging.kv_setup import KvOptions
 from caravan_engine.domain.step import Chunk, StepPlan
 
 

@@ -3,9 +3,9 @@ import ctypes
 import pytest
 
 from caravan_engine.backends.batch_arrays import BatchArrays
-from caravan_engine.domain.sampling import SamplingOptions
+from caravan_engine.domain.sampling.options import SamplingOptions
+from caravan_engine.domain.sampling.token_sampler import TokenSampler
 from caravan_engine.domain.step import Chunk, StepPlan
-from caravan_engine.domain.token_sampler import TokenSampler
 
 SAMPLER = TokenSampler(SamplingOptions(temperature=0), seed=0, candidates=None, history=())
 

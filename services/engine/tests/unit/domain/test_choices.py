@@ -11,7 +11,7 @@ from caravan_engine.domain.errors import (
     RequestCancelledError,
 )
 from caravan_engine.domain.events import FinishReason
-from caravan_engine.domain.sampling import SamplingOptions
+from caravan_engine.domain.sampling.options import SamplingOptions
 
 HOT = SamplingOptions(temperature=5.0, top_k=258)
 

@@ -4,7 +4,7 @@ import random
 
 from caravan_engine.backends.fake import FakeBackend
 from caravan_engine.domain.kv_numbers import KvUnit
-from caravan_engine.domain.moves import Export, Import, Relocate
+from caravan_engine.domain.paging.moves import Export, Import, Relocate
 
 PREFIX = bytes(range(40))
 

@@ -7,13 +7,13 @@ from caravan_engine.domain.errors import (
     InvalidFieldError,
     TokenOutOfRangeError,
 )
-from caravan_engine.domain.limits import SchedulerLimits
 from caravan_engine.domain.request import (
     GenerationRequest,
     check_client_tokens,
     check_logit_bias,
 )
-from caravan_engine.domain.sampling import SamplingOptions
+from caravan_engine.domain.sampling.options import SamplingOptions
+from caravan_engine.domain.scheduling.limits import SchedulerLimits
 
 
 def request(**fields):

@@ -14,7 +14,7 @@ from caravan_engine.domain.events import (
     TokenLogprobs,
 )
 from caravan_engine.domain.request import ClientKey, Continuation, Emitted
-from caravan_engine.domain.sampling import (
+from caravan_engine.domain.sampling.options import (
     DryOptions,
     MirostatOptions,
     SamplingOptions,

@@ -8,15 +8,15 @@ import pytest
 from caravan_engine.backends.fake import VOCABULARY_SIZE, FakeBackend, scripted
 from caravan_engine.domain.errors import InvalidFieldError, TokenOutOfRangeError
 from caravan_engine.domain.events import Completed, Delta, Finished, FinishReason, Started
-from caravan_engine.domain.kv_setup import KvOptions, make_kv_manager
-from caravan_engine.domain.limits import SchedulerLimits
+from caravan_engine.domain.paging.kv_setup import KvOptions, make_kv_manager
 from caravan_engine.domain.request import Continuation, Emitted, GenerationRequest
-from caravan_engine.domain.sampling import (
+from caravan_engine.domain.sampling.options import (
     DryOptions,
     MirostatOptions,
     SamplingOptions,
     XtcOptions,
 )
+from caravan_engine.domain.scheduling.limits import SchedulerLimits
 from caravan_engine.runtime.engine_loop import EngineLoop
 from caravan_engine.runtime.output_stream import EventPacer, LoopNotifier
 from caravan_engine.runtime.page_mover import PagedMemory

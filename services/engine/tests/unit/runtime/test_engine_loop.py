@@ -18,17 +18,17 @@ from caravan_engine.domain.errors import (
     QueueFullError,
 )
 from caravan_engine.domain.events import Completed, Delta, Finished, FinishReason, Started
-from caravan_engine.domain.kv_setup import KvOptions, make_kv_manager
-from caravan_engine.domain.limits import SchedulerLimits
 from caravan_engine.domain.model_facts import Pooling
-from caravan_engine.domain.rates import StepRates
+from caravan_engine.domain.paging.kv_setup import KvOptions, make_kv_manager
 from caravan_engine.domain.request import (
     Continuation,
     EmbeddingRequest,
     Emitted,
     GenerationRequest,
 )
-from caravan_engine.domain.sampling import SamplingOptions
+from caravan_engine.domain.sampling.options import SamplingOptions
+from caravan_engine.domain.scheduling.limits import SchedulerLimits
+from caravan_engine.domain.scheduling.rates import StepRates
 from caravan_engine.domain.step import Chunk, StepPlan
 from caravan_engine.runtime.embeddings import embed_all
 from caravan_engine.runtime.engine_loop import EngineLoop, Timing

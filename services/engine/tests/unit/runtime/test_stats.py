@@ -4,7 +4,7 @@ import pytest
 
 from caravan_engine.domain.model_facts import Pooling
 from caravan_engine.domain.request import EmbeddingRequest, GenerationRequest
-from caravan_engine.domain.sampling import SamplingOptions
+from caravan_engine.domain.sampling.options import SamplingOptions
 from caravan_engine.domain.sequence import RequestTimes
 from caravan_engine.domain.step import StepPlan, StepResult
 from caravan_engine.runtime.stats import BOUNDS, Distribution, EngineStats, Gauges

@@ -17,9 +17,9 @@ from caravan_engine.backends.llama_cpp.sampler_chains import SamplerChains
 from caravan_engine.backends.llama_cpp.settings import LlamaCppSettings
 from caravan_engine.backends.llama_cpp.vocabulary import LlamaCppVocabulary
 from caravan_engine.domain.model_facts import ModelFacts
-from caravan_engine.domain.page_image import PageImage
+from caravan_engine.domain.paging.page_image import PageImage
 from caravan_engine.domain.ports import BackendFailureError, CandidateFilter
-from caravan_engine.domain.sampling import SamplingOptions
+from caravan_engine.domain.sampling.options import SamplingOptions
 from caravan_engine.domain.step import StepPlan
 
 _ALL = -1

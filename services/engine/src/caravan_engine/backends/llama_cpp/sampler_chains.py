@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from caravan_engine.backends.candidates import TopLogits
-from caravan_engine.domain.sampling import SamplingOptions
-from caravan_engine.domain.token_sampler import UnusableLogitsError
+from caravan_engine.domain.sampling.options import SamplingOptions
+from caravan_engine.domain.sampling.token_sampler import UnusableLogitsError
 
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 _NEGLIGIBLE_LOGITS = 80.0  # so much less than the best: a probability of 1e-35

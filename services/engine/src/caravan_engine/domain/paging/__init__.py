@@ -1,0 +1,1 @@
+"""Pages over the cells: who shares them, where idle ones lie, how they move."""

@@ -1,0 +1,380 @@
+"""Pages that nobody computes on: where they are filed, found, moved to and forgotten."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from caravan_engine.domain.kv_numbers import StoredPages
+from caravan_engine.domain.paging.cell_work import CellWork
+from caravan_engine.domain.paging.host_tier import HostTier
+from caravan_engine.domain.paging.page_costs import PageCosts
+from caravan_engine.domain.paging.page_image import PageImage, PageInfo
+from caravan_engine.domain.paging.prefix_tree import Match, PageNode, PrefixTree, Tokens
+from caravan_engine.domain.paging.residency import Residency
+from caravan_engine.domain.paging.shelf import Shelf
+from caravan_engine.domain.ports import DiskNews, PageDisk, PageLost, PageRead, PageWritten
+from caravan_engine.domain.spoilt import Spoilt
+
+
+@dataclass(frozen=True, slots=True)
+class Filing:
+    """What of a text is in the cells of a sequence, to be filed."""
+
+    seq_id: int
+    root: bytes
+    tokens: Tokens  # those that are computed
+    is_of_session: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tiers:
+    """Where pages lie."""
+
+    host: HostTier
+    shelf: Shelf
+    disk: PageDisk | None = None
+
+
+class PageStore:
+    """Three places: cells (on a shelf), host memory, disk. Owned by the decode thread.
+
+    A page is filed when its sequence leaves, and dropped from the tree when it lies nowhere any
+    more, with all that follow it, which can't be reached without it.
+
+    Args:
+        tree: Finds pages.
+        tiers: Where pages lie.
+        work: Takes the moves that this needs.
+        residency: Which pages may stay in cells.
+        costs: What restoring takes.
+        coalesces: Whether a page at the end of a text becomes one with what follows it; otherwise
+            the new part is filed beside it.
+    """
+
+    def __init__(
+        self,
+        tree: PrefixTree,
+        *,
+        tiers: Tiers,
+        work: CellWork,
+        residency: Residency,
+        costs: PageCosts,
+        coalesces: bool = True,
+    ) -> None:
+        self.tree = tree
+        self.host = tiers.host
+        self.shelf = tiers.shelf
+        self._disk = tiers.disk
+        self._work = work
+        self._residency = residency
+        self._costs = costs
+        self._coalesces = coalesces
+        self._by_key: dict[bytes, PageNode] = {}
+        self.num_cell_evictions = 0  # for want of room, or because it did not pay to stay
+        self.num_host_evictions = 0
+        self.num_coalesced = 0
+        self.num_damaged = 0  # could not be restored
+
+    @property
+    def has_disk(self) -> bool:
+        """Whether pages may lie on disk."""
+        return self._disk is not None
+
+    # ── finding ──
+
+    def match(self, root: bytes, tokens: Tokens) -> list[Match]:
+        """Returns the pages that a text begins with and that are worth having, and touches them."""
+        found = []
+        for match in self.tree.match(root, tokens):
+            if not self._is_worth_it(match):
+                break
+            found.append(match)
+        for match in reversed(found):  # so that a page goes after those that follow it
+            self._touch(match.node)
+        return found
+
+    def wanted_from_disk(self, matches: Iterable[Match]) -> list[PageNode]:
+        """Returns the pages that have to be read first, of those that memory takes together."""
+        wanted, num_tokens = [], 0
+        for node in (match.node for match in matches if match.node.shelf is None):
+            num_tokens += len(node.tokens)
+            if not self.host.has_room_for(num_tokens):
+                break
+            if node.image is None:
+                wanted.append(node)
+        return wanted
+
+    def read(self, nodes: Iterable[PageNode], priority: int) -> None:
+        """Begins to read pages from disk; `hear` gets them."""
+        for node in nodes:
+            if self._disk and not node.is_being_read:
+                node.is_being_read = True
+                self._disk.read(node.info.key, priority=priority)
+
+    def _is_worth_it(self, match: Match) -> bool:
+        node = match.node
+        if node.shelf is not None:
+            return True
+        return self._costs.pays_to_import(
+            match.length, len(node.tokens), from_disk=node.image is None
+        )
+
+    def _touch(self, node: PageNode) -> None:
+        self.host.touch(node)
+        self.shelf.touch(node)
+
+    # ── filing ──
+
+    def file(self, filing: Filing, now: float) -> list[PageNode]:
+        """Keeps a sequence's pages, those that aren't kept already; returns them in order.
+
+        The sequence's cells must stay until the next step has begun.
+        """
+        path = list(self._pages_of(filing, now))
+        for node in reversed(path):
+            node.is_of_session = node.is_of_session or filing.is_of_session
+            self._touch(node)
+            if node.info.end <= len(filing.tokens):  # else it was filed by a longer text
+                self._keep(node, filing.seq_id, now)
+        return [node for node in path if node.parent is not None]
+
+    def _pages_of(self, filing: Filing, now: float) -> Iterator[PageNode]:
+        """Yields the page of each part of a text, new ones included."""
+        node, at = self.tree.root(filing.root), 0
+        tokens, size = filing.tokens, self.tree.page_size
+        while at < len(tokens):
+            part = tokens[at : at - at % size + size]
+            child, length = node.find(part)
+            if child is None or length < min(len(part), len(child.tokens)):
+                child = None  # it goes another way
+            elif length < len(part) and self._coalesces and len(child.tokens) < size:
+                self._absorb(child)
+                child = None
+                node = node if at else self.tree.root(filing.root)  # without pages it was gone
+            if child is None:
+                child = self._add(node, part, now)
+            yield child
+            node, at = child, at + min(len(part), len(child.tokens))
+
+    def _absorb(self, node: PageNode) -> None:
+        """Gives up a page whose tokens a longer one will hold."""
+        if not node.children and not node.num_pins:
+            self.num_coalesced += 1
+            self.drop(node)
+
+    def _add(self, parent: PageNode, tokens: Tokens, now: float) -> PageNode:
+        node = parent.add(tokens)
+        node.filed_at = now
+        self._by_key[node.info.key] = node
+        return node
+
+    def _keep(self, node: PageNode, seq_id: int, now: float) -> None:
+        if node.shelf is None and self._residency.lets_in(node, now):
+            self._put_on_shelf(node, seq_id)
+        is_kept = node.is_stored or node.is_on_its_way or self._export(node, seq_id)
+        if not is_kept:  # nor can be reached what follows
+            self.drop(node)
+
+    def _export(self, node: PageNode, seq_id: int) -> bool:
+        """Wants an image of a page; returns whether there is room for one."""
+        if not self.host.has_room_for(len(node.tokens)):
+            return False
+        node.is_being_exported = True
+        self._work.export(seq_id, node.info)
+        return True
+
+    def _put_on_shelf(self, node: PageNode, seq_id: int) -> None:
+        place = self.shelf.place(node)
+        if place is None and (other := self.shelf.in_the_way(node)):
+            self.unshelve(other)
+            place = self.shelf.place(node)
+        if place is not None:
+            self._work.share(seq_id, place, node.info.start, node.info.end)
+            self.shelf.put(node, place)
+
+    # ── what came of it ──
+
+    def exported(self, images: Iterable[PageImage]) -> None:
+        """Takes images that a step exported."""
+        for image in images:
+            if node := self._by_key.get(image.info.key):
+                node.is_being_exported = False
+                self.host.add(node, image)
+            else:  # dropped meanwhile
+                image.zero()
+        self.fit_host()
+
+    def hear(self) -> bool:
+        """Takes the news of the disk; returns whether there was any."""
+        news = self._disk.poll() if self._disk else ()
+        for each in news:
+            self._hear(each)
+        self.fit_host()
+        return bool(news)
+
+    def _hear(self, news: DiskNews) -> None:
+        key = news.image.info.key if isinstance(news, PageRead) else news.key
+        node = self._by_key.get(key)
+        if node is None:  # it was dropped meanwhile
+            self._hear_of_dropped(news)
+            return
+        match news:
+            case PageWritten():
+                node.is_being_written, node.is_on_disk = False, True
+            case PageRead(image):
+                node.is_being_read = False
+                if node.image is None:
+                    self.host.add(node, image)
+            case PageLost():
+                node.is_being_written = node.is_being_read = node.is_on_disk = False
+                self._drop_if_lost(node)
+
+    def _hear_of_dropped(self, news: DiskNews) -> None:
+        match news:
+            case PageWritten(key):
+                self._forget_on_disk((key,))
+            case PageRead(image):
+                image.zero()
+            case PageLost():
+                pass
+
+    def found_on_disk(self, pages: Iterable[PageInfo]) -> None:
+        """Takes pages that were on disk at the start, each after the one before it."""
+        for info in pages:
+            parent = self._by_key.get(info.parent)
+            if parent is None and info.start == 0:
+                parent = self.tree.root(info.root)
+            if parent is None or info.key in self._by_key:
+                self._forget_on_disk((info.key,))
+                continue
+            node = parent.add(info.tokens)
+            node.is_on_disk = True
+            self._by_key[info.key] = node
+
+    # ── making room ──
+
+    def fit_host(self) -> None:
+        """Lets go of images until the budget is kept."""
+        for node in self.host.victims():
+            image = self.host.remove(node)
+            self.num_host_evictions += 1
+            if image and self._disk and self.host.spills and not node.is_on_disk:
+                node.is_being_written = True
+                self._disk.write(image, protected=node.is_of_session or node.num_pins > 0)
+            self._drop_if_lost(node)
+
+    def tidy_cells(self, now: float) -> None:
+        """Lets idle pages leave the cells as the residency says."""
+        for node in self.shelf:
+            if self._residency.lets_in(node, now):
+                break
+            self.unshelve(node)
+        cells = self._work.cells
+        self.free_cells(self._residency.num_to_free(cells.num_used, cells.num_cells))
+
+    def free_cells(self, num: int) -> int:
+        """Lets idle pages leave the cells until so many are free, or none is left.
+
+        Returns:
+            How many cells became free; some pages may still be in use by sequences.
+        """
+        before = self._work.cells.num_free
+        for node in self.shelf:
+            if self._work.cells.num_free - before >= num:
+                break
+            self.unshelve(node)
+        return self._work.cells.num_free - before
+
+    def clear_shelf(self) -> None:
+        """Takes all idle pages out of the cells."""
+        for node in self.shelf:
+            self.unshelve(node)
+
+    def unshelve(self, node: PageNode) -> None:
+        """Takes an idle page out of the cells, to host memory if there is room."""
+        seq_id = self.shelf.remove(node)
+        if seq_id is None:
+            return
+        self.num_cell_evictions += 1
+        if not node.is_stored and not node.is_on_its_way and not self._export(node, seq_id):
+            self.drop(node)
+        self._work.release(seq_id, node.info.start, node.info.end)
+
+    def resize(self, *, host_bytes: int | None, disk_bytes: int | None) -> None:
+        """Changes budgets; None leaves one as it is."""
+        if host_bytes is not None:
+            self.host.budget_bytes = host_bytes
+            self.fit_host()
+        if disk_bytes is not None and self._disk:
+            self._disk.resize(disk_bytes)
+
+    # ── forgetting ──
+
+    def damaged(self, key: bytes) -> None:
+        """Drops a page that could not be restored."""
+        if node := self._by_key.get(key):
+            self.num_damaged += 1
+            self.drop(node)
+
+    def spoilt(self, spoilt: Spoilt) -> None:
+        """Drops pages that were copied or put on the shelf without what was to be restored."""
+        for node in self.shelf:
+            seq_id, info = node.shelf, node.info
+            if seq_id is not None and spoilt.lacks(seq_id, info.start, info.end):
+                self.drop(node)
+        for key in spoilt.keys:
+            if node_of_key := self._by_key.get(key):
+                self.drop(node_of_key)
+
+    def drop_all(self, root: bytes) -> int:
+        """Zeroes and drops every page of a tenant; returns how many there were."""
+        node = self.tree.known_root(root)
+        pages = list(node.children) if node else []
+        return sum(self.drop(page, wipes=True) for page in pages)
+
+    def drop(self, node: PageNode, *, wipes: bool = False) -> int:
+        """Drops a page and all that follow it; returns how many."""
+        dropped = list(node.subtree())
+        self.tree.discard(node)
+        for each in dropped:
+            self._by_key.pop(each.info.key, None)
+            image = self.host.remove(each)
+            if image and wipes:
+                image.zero()
+            if (seq_id := self.shelf.remove(each)) is not None:
+                self._work.release(seq_id, each.info.start, each.info.end)
+            each.is_being_read = False  # what the disk answers reaches nobody any more
+            each.parent = None
+        self._forget_on_disk([e.info.key for e in dropped if e.is_on_disk or e.is_being_written])
+        return len(dropped)
+
+    def _drop_if_lost(self, node: PageNode) -> None:
+        if not node.is_stored and not node.is_on_its_way and node.parent is not None:
+            self.drop(node)
+
+    def _forget_on_disk(self, keys: Sequence[bytes]) -> None:
+        if self._disk and keys:
+            self._disk.forget(keys)
+
+    def numbers(self) -> StoredPages:
+        """Returns the numbers of this moment; costs the same however many pages there are."""
+        return StoredPages(
+            num_idle=len(self.shelf),
+            num_host=len(self.host),
+            num_host_bytes=self.host.num_bytes,
+            num_host_tokens=self.host.num_tokens,
+            host_budget_bytes=self.host.budget_bytes,
+            num_cell_evictions=self.num_cell_evictions,
+            num_host_evictions=self.num_host_evictions,
+            num_coalesced=self.num_coalesced,
+            num_damaged=self.num_damaged,
+        )
+
+    @property
+    def num_pages(self) -> int:
+        """Pages in the tree, wherever they lie."""
+        return len(self._by_key)
+
+    @property
+    def num_on_disk(self) -> int:
+        """Pages on disk."""
+        return sum(node.is_on_disk for node in self._by_key.values())

@@ -1,0 +1,1 @@
+"""Who waits, who runs, who gives way, and what shares a step."""

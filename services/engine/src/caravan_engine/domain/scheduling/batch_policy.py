@@ -1,0 +1,116 @@
+"""Which tokens share a step."""
+
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+from caravan_engine.domain.memory_plan import MAX_EMBEDDED_TOKENS
+from caravan_engine.domain.pooling import Pooler
+from caravan_engine.domain.scheduling.rates import StepRates
+from caravan_engine.domain.sequence import Sequence
+from caravan_engine.domain.step import Chunk
+
+MIN_CHUNK = 32
+
+
+class BatchPolicy(Protocol):
+    """Divides a step's token budget among the sequences that may run."""
+
+    def compose(self, runnable: Mapping[int, Sequence], token_budget: int) -> tuple[Chunk, ...]:
+        """Returns at most one chunk per sequence, together at most `token_budget` tokens.
+
+        Args:
+            runnable: Sequences by seat, in order of admission; all have something to compute.
+            token_budget: Most tokens of the step; at least one per seat.
+        """
+        ...
+
+
+class StepTimeBound:
+    """Bounds the prompts' part of a step, so that a long prompt doesn't hold up those who decode.
+
+    A step is planned to take `step_time_s` at the measured rates. But it always has room for 32
+    prompt tokens, so that prompts advance at any rate; fewer would hardly be computed faster.
+
+    Args:
+        rates: What was measured; nothing yet means 32 tokens.
+        step_time_s: Seconds that a step may take in which somebody decodes.
+    """
+
+    def __init__(self, rates: StepRates, step_time_s: float) -> None:
+        self._rates = rates
+        self._step_time_s = step_time_s
+
+    def tokens_beside(self, num_decoding: int) -> int:
+        """Returns most prompt tokens of a step in which so many sequences decode."""
+        fitting = self._rates.current.prefill_tokens_within(self._step_time_s, num_decoding)
+        return max(MIN_CHUNK, fitting)
+
+
+class DecodeFirst:
+    """One token for everybody who decodes; prompts fill the rest, oldest first, in chunks.
+
+    Args:
+        bound: How much they may fill while somebody decodes; None: all.
+    """
+
+    def __init__(self, bound: StepTimeBound | None = None) -> None:
+        self._bound = bound
+
+    def compose(self, runnable: Mapping[int, Sequence], token_budget: int) -> tuple[Chunk, ...]:
+        """See `BatchPolicy`."""
+        decoding: dict[int, Sequence] = {}
+        prefilling: dict[int, Sequence] = {}
+        for seat, sequence in runnable.items():
+            (decoding if sequence.num_pending == 1 else prefilling)[seat] = sequence
+        chunks = [_chunk(seat, sequence, 1) for seat, sequence in decoding.items()]
+        room = token_budget - len(chunks)
+        if self._bound and decoding and prefilling:
+            room = min(room, self._bound.tokens_beside(len(decoding)))
+        return (*chunks, *_fill(prefilling, room))
+
+
+class TakingTurns:
+    """Sequences that embed and those that generate never share a step, and alternate.
+
+    Args:
+        generation: For those that generate.
+        embedding_tokens: Most tokens of a step that embeds.
+    """
+
+    def __init__(
+        self, generation: BatchPolicy, *, embedding_tokens: int = MAX_EMBEDDED_TOKENS
+    ) -> None:
+        self._generation = generation
+        self._embedding_tokens = embedding_tokens
+        self._has_embedded = False
+
+    def compose(self, runnable: Mapping[int, Sequence], token_budget: int) -> tuple[Chunk, ...]:
+        """See `BatchPolicy`."""
+        embedding = {s: each for s, each in runnable.items() if isinstance(each.work, Pooler)}
+        if not embedding:
+            return self._generation.compose(runnable, token_budget)
+        is_mixed = len(embedding) < len(runnable)
+        self._has_embedded = not (is_mixed and self._has_embedded)
+        if self._has_embedded:
+            return tuple(_fill(embedding, min(token_budget, self._embedding_tokens)))
+        generating = {s: each for s, each in runnable.items() if s not in embedding}
+        return self._generation.compose(generating, token_budget)
+
+
+def _fill(sequences: Mapping[int, Sequence], num_tokens: int) -> Iterator[Chunk]:
+    for seat, sequence in sequences.items():
+        if num_tokens == 0:
+            return
+        chunk = _chunk(seat, sequence, num_tokens)
+        num_tokens -= len(chunk.tokens)
+        yield chunk
+
+
+def _chunk(seat: int, sequence: Sequence, max_tokens: int) -> Chunk:
+    start, work = sequence.num_computed, sequence.work
+    end = min(start + max_tokens, len(sequence.tokens))
+    tokens = tuple(sequence.tokens[start:end])
+    if isinstance(work, Pooler):
+        return Chunk(seat, start, tokens, None, pooler=work)
+    sampler = work if end == len(sequence.tokens) else None
+    return Chunk(seat, start, tokens, sampler, sequence.num_top_logprobs)
