@@ -234,6 +234,10 @@ def test_nothing_that_happens_to_pages_changes_a_byte_of_memory(run_machine):
     assert run_machine(1, num_runs=10, num_steps=30) > 100
 
 
+def test_pages_that_leave_when_their_copy_is_made_leave_after_what_was_computed(run_machine):
+    assert run_machine(901, num_runs=20, num_steps=60, phases=PHASES) > 100
+
+
 @pytest.mark.soak
 def test_nothing_does_for_long(run_machine):
     first = number = int(os.environ.get("CARAVAN_SOAK_SEED") or random.randrange(2**32))

@@ -85,3 +85,8 @@ class StepResult:
     decode_s: float = 0.0
     sample_s: float = 0.0
     move_times: MoveTimes = field(default_factory=MoveTimes)
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether the chunks of the plan are in memory now."""
+        return not self.failed_imports and self.failure_code is None

@@ -86,6 +86,9 @@ class Scheduler:
 
     def apply(self, result: StepResult, now: float) -> None:
         """Takes what came of the plan that `schedule` returned last."""
+        if result.is_computed:
+            for chunk in result.plan.chunks:  # all of them, before anything frees cells
+                self._kv.computed(self._running[chunk.seq_id], chunk.start, len(chunk.tokens))
         spoilt = self._kv.moved(result)
         if result.failed_imports:
             self._recompute(spoilt)
@@ -93,8 +96,6 @@ class Scheduler:
         if result.failure_code is not None:
             self._replay(result.plan, now)
             return
-        for chunk in result.plan.chunks:  # all of them, before anybody's end frees cells
-            self._kv.computed(self._running[chunk.seq_id], chunk.start, len(chunk.tokens))
         for chunk in result.plan.chunks:
             sequence = self._running.get(chunk.seq_id)
             if chunk.pooler and sequence and sequence.num_pending == 0:
