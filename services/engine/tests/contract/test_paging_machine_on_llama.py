@@ -165,12 +165,18 @@ class LlamaMachine(RuleBasedStateMachine):
         self.check_images()
 
     def check_images(self):
-        """Images are those of the cells that the shelf keeps of the same page."""
+        """Images are those of the cells that the shelf keeps of the same page.
+
+        To the byte, unless one came back from disk: what the disk had no time to read is computed
+        a second time, with other companions.
+        """
         for node in self.rig.kv.store.tree:
             if node.image is not None and node.shelf is not None and not self.has_failed:
                 again = self.ledger.export_page(node.shelf, node.info.start, node.info.end)
                 in_cells = self.ledger.entries_of(again)
-                assert in_cells == self.ledger.entries_of(node.image.data)
+                stored = self.ledger.entries_of(node.image.data)
+                assert texts(in_cells) == texts(stored)
+                assert self.disk or in_cells == stored
 
     def teardown(self):
         if not hasattr(self, "rig"):
@@ -198,6 +204,10 @@ class LlamaMachine(RuleBasedStateMachine):
             self.disk.write_some()
             self.disk.read_some()
         self.rig.run()
+
+
+def texts(entries):
+    return {at: (entry.token, entry.digest) for at, entry in entries.items()}
 
 
 @pytest.fixture
