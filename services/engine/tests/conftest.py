@@ -106,8 +106,8 @@ class MemoryDisk:
         self._reads: deque[tuple[bytes, PageImage]] = deque()
         self._news: list[DiskNews] = []
 
-    def write(self, image: PageImage, *, protected: bool) -> None:
-        del protected
+    def write(self, image: PageImage, *, protected: bool, kept: bool = False) -> None:
+        del protected, kept
         self._writes.append(_Write(image))
 
     def read(self, key: bytes, *, priority: int) -> None:

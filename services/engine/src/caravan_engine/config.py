@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from caravan_engine.setting_names import LLAMA_CPP_NAMES
 from caravan_servicekit.addresses import Address
 from caravan_servicekit.settings import Section, ServiceSettings
 
@@ -213,6 +214,11 @@ class KvSettings(Section):
     disk_compression: PageCodec = Field(
         PageCodec.NONE, description="How pages on disk are compressed."
     )
+    checkpoints: bool = Field(
+        True,
+        description="Whether full pages of running requests, and all pages of parked ones, are "
+        "written to disk at once, if any are kept there; a restarted worker goes on from them.",
+    )
     async_prefetch: bool = Field(
         True,
         description="Whether threads read pages from disk before they are needed; otherwise steps "
@@ -328,61 +334,12 @@ class LogSettings(Section):
     )
 
 
-_LLAMA_CPP_NAMES: Mapping[str, str] = {
-    "LLAMA_ARG_MODEL": "models.path",
-    "--model": "models.path",
-    "-m": "models.path",
-    "LLAMA_ARG_CTX_SIZE": "context.cells",
-    "--ctx-size": "context.cells",
-    "-c": "context.cells",
-    "LLAMA_ARG_N_PARALLEL": "context.seats",
-    "--parallel": "context.seats",
-    "-np": "context.seats",
-    "LLAMA_ARG_BATCH": "context.token_budget",
-    "--batch-size": "context.token_budget",
-    "-b": "context.token_budget",
-    "LLAMA_ARG_UBATCH": "context.micro_batch",
-    "--ubatch-size": "context.micro_batch",
-    "-ub": "context.micro_batch",
-    "LLAMA_ARG_THREADS": "context.threads",
-    "--threads": "context.threads",
-    "-t": "context.threads",
-    "LLAMA_ARG_N_GPU_LAYERS": "context.gpu_layers",
-    "--gpu-layers": "context.gpu_layers",
-    "--n-gpu-layers": "context.gpu_layers",
-    "-ngl": "context.gpu_layers",
-    "LLAMA_ARG_CACHE_TYPE_K": "context.key_type",
-    "--cache-type-k": "context.key_type",
-    "-ctk": "context.key_type",
-    "LLAMA_ARG_CACHE_TYPE_V": "context.value_type",
-    "--cache-type-v": "context.value_type",
-    "-ctv": "context.value_type",
-    "LLAMA_ARG_PAGED_KV": "kv.paged",
-    "--paged-kv": "kv.paged",
-    "LLAMA_ARG_NO_PAGED_KV": "!kv.paged",
-    "--no-paged-kv": "!kv.paged",
-    "LLAMA_ARG_KV_PAGE_SIZE": "kv.page_size",
-    "--kv-page-size": "kv.page_size",
-    "LLAMA_ARG_NO_COALESCE_PAGES": "!kv.coalesce",
-    "--no-coalesce-pages": "!kv.coalesce",
-    "LLAMA_ARG_ASYNC_PREFETCH": "kv.async_prefetch",
-    "--async-prefetch": "kv.async_prefetch",
-    "LLAMA_ARG_NO_ASYNC_PREFETCH": "!kv.async_prefetch",
-    "--no-async-prefetch": "!kv.async_prefetch",
-    "LLAMA_ARG_METRICS": "metrics.log",
-    "--metrics": "metrics.log",
-    "LLAMA_ARG_METRICS_FILE": "metrics.file",
-    "--metrics-file": "metrics.file",
-}
-"""Names that llama.cpp's users know, and others in its style."""
-
-
 class EngineSettings(ServiceSettings):
     """All settings of the engine host and its workers."""
 
     service: ClassVar[str] = "engine"
     aliases: ClassVar[Mapping[str, str]] = {
-        **_LLAMA_CPP_NAMES,
+        **LLAMA_CPP_NAMES,
         "CARAVAN_MODEL": "models.path",
     }
 

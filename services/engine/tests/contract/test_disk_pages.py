@@ -388,6 +388,20 @@ def test_a_page_forgotten_while_it_is_being_written_is_lost(open_disk, pages):
     assert not os.path.lexists(disk.file(image))
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_who_keeps_an_image_that_is_forgotten_meanwhile_finds_it_as_it_was(open_disk, pages, kept):
+    disk, image = open_disk(), pages.image(data=bytearray(b"\x01") * 1_000_000)
+    partial = disk.file(image).with_suffix(".partial")
+    os.mkfifo(partial)
+    disk.pages.write(image, protected=False, kept=kept)
+    with partial.open("rb") as reader:
+        disk.pages.forget([image.info.key])
+        reader.read()
+
+    assert disk.news(1) == lost(image)
+    assert set(image.data) == ({1} if kept else {0})
+
+
 def test_a_pipe_in_a_pages_place_is_removed_when_it_is_forgotten(open_disk, pages):
     disk, image = open_disk(), pages.image()
     disk.write(image)

@@ -185,8 +185,15 @@ class PageDisk(Protocol):
     was written may be reported lost at any later time.
     """
 
-    def write(self, image: PageImage, *, protected: bool) -> None:
-        """Stores a page; when the budget is spent, others go first, `protected` ones last."""
+    def write(self, image: PageImage, *, protected: bool, kept: bool = False) -> None:
+        """Stores a page; when the budget is spent, others go first, `protected` ones last.
+
+        Args:
+            image: The page.
+            protected: Whether it goes last.
+            kept: Whether the caller keeps the image; else it is zeroed here if the page is
+                forgotten meanwhile.
+        """
         ...
 
     def read(self, key: bytes, *, priority: int) -> None:

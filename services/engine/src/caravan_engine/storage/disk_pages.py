@@ -42,6 +42,7 @@ class DiskSettings:
 class _Write:
     image: PageImage
     is_protected: bool
+    is_kept: bool = False  # by others, who may be using it
     is_cancelled: bool = False
 
     @property
@@ -99,9 +100,9 @@ class DiskPages:
         found, self._found = self._found, []
         return found
 
-    def write(self, image: PageImage, *, protected: bool) -> None:
+    def write(self, image: PageImage, *, protected: bool, kept: bool = False) -> None:
         """See `PageDisk`; also loses what comes faster than the disk takes it."""
-        write = _Write(image, protected)
+        write = _Write(image, protected, kept)
         with self._lock:
             if self._folder is None:
                 self._lose(write.key, LossCause.UNUSABLE)
@@ -200,8 +201,8 @@ class DiskPages:
                 self._news.append(PageWritten(write.key))
             else:
                 self._lose(write.key, error.cause)
-        if write.is_cancelled:
-            write.image.zero()  # nobody else has it
+        if write.is_cancelled and not write.is_kept:
+            write.image.zero()
         self._report(error)
         self._notify()
 

@@ -25,6 +25,7 @@ def kv_options(
         cells_cost_time=not _keeps_in_cells(kv.idle_pages, backend),
         start_watermark=kv.start_watermark,
         stop_watermark=kv.stop_watermark,
+        checkpoints=kv.checkpoints,
     )
 
 

@@ -5,15 +5,16 @@ store's; whom to seat, and whom to park, is the scheduler's.
 """
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
 
 from caravan_engine.domain.kv_numbers import KvSnapshot, KvUnit, MoveTimes, StoredPages
 from caravan_engine.domain.paging.cell_map import CellMap
 from caravan_engine.domain.paging.cell_work import CellWork
+from caravan_engine.domain.paging.checkpoints import Checkpoints
 from caravan_engine.domain.paging.compaction import Compactor
 from caravan_engine.domain.paging.moves import Move
 from caravan_engine.domain.paging.page_costs import PageCosts
-from caravan_engine.domain.paging.page_store import Filing, PageStore
+from caravan_engine.domain.paging.page_store import PageStore
+from caravan_engine.domain.paging.place import Place, filing_of
 from caravan_engine.domain.paging.prefix_tree import Match, PageNode, common_length
 from caravan_engine.domain.pooling import Pooler
 from caravan_engine.domain.sequence import Sequence
@@ -24,19 +25,6 @@ _LEAST_TO_FOLLOW = 16
 _PREFETCH_BASE = 1000
 _MANY = 4
 """Tokens of each sequence from which on a step tells what prompts cost."""
-
-
-@dataclass(slots=True, eq=False)
-class _Place:
-    """A sequence on its seat."""
-
-    seat: int
-    root: bytes
-    leader: Sequence | None = None  # computes what this one will share
-    num_common: int = 0  # how much of it
-    awaited: list[PageNode] = field(default_factory=list)  # being read from disk
-    has_waited: bool = False  # for the disk: what isn't in memory then is computed
-    is_ready: bool = False
 
 
 class KvManager:
@@ -52,6 +40,7 @@ class KvManager:
         root_of: Names the root of a tenant.
         shares: Whether sequences may have cells in common; not where memory can't be cut.
         compactor: Keeps the highest used cell low; None where it costs nothing.
+        checkpoints: Have pages written to disk before anybody needs their memory.
     """
 
     def __init__(
@@ -63,6 +52,7 @@ class KvManager:
         root_of: Callable[[str], bytes],
         shares: bool = True,
         compactor: Compactor | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self._work = work
         self._cells = work.cells
@@ -71,7 +61,8 @@ class KvManager:
         self._root_of = root_of
         self._shares = shares
         self._compactor = compactor
-        self._places: dict[Sequence, _Place] = {}  # in order of admission
+        self._checkpoints = checkpoints
+        self._places: dict[Sequence, Place] = {}  # in order of admission
         self._pinned: dict[Sequence, list[PageNode]] = {}
         self._prefetched: set[Sequence] = set()
         self._move_times = MoveTimes()  # of all steps together
@@ -83,7 +74,7 @@ class KvManager:
     def seat(self, sequence: Sequence, seat: int) -> None:
         """Notes that a sequence has a seat; it has nothing in the cells yet."""
         sequence.num_computed = 0
-        self._places[sequence] = _Place(seat, self._root(sequence))
+        self._places[sequence] = Place(seat, self._root(sequence))
         self._prefetched.discard(sequence)
 
     def prepare(self, sequence: Sequence) -> bool:
@@ -108,13 +99,18 @@ class KvManager:
             self._let_go(sequence)
             self._file(sequence, place, now)
             self._work.release(place.seat)
+        if self._checkpoints:
+            self._checkpoints.left(sequence)
         self._unfiled.discard(sequence)
 
     def park(self, sequence: Sequence, now: float) -> None:
         """Frees a sequence's cells for a time; its pages go where it finds them again."""
         place = self._places.pop(sequence)
         self._let_go(sequence)
-        self._pin(sequence, self._file(sequence, place, now))
+        nodes = self._file(sequence, place, now)
+        self._pin(sequence, nodes)
+        if self._checkpoints:
+            self._checkpoints.parked(nodes, place.seat)
         self._work.release(place.seat)
         sequence.num_computed = 0
 
@@ -168,6 +164,10 @@ class KvManager:
 
     def tidy(self, now: float) -> None:
         """Does what keeps the cells in order between steps."""
+        if self._checkpoints:
+            for sequence, place in self._places.items():
+                if self._is_filed(sequence):
+                    self._checkpoints.look_at(sequence, place, now)
         if self.store:
             self.store.tidy_cells(now)
         if self._is_wipe_due:
@@ -289,7 +289,7 @@ class KvManager:
             if place.leader is leader:
                 place.leader = None
 
-    def _waits(self, place: _Place) -> bool:
+    def _waits(self, place: Place) -> bool:
         """Whether whom or what a sequence waits for is still to come."""
         place.awaited = [node for node in place.awaited if node.is_being_read]
         leader = place.leader
@@ -297,14 +297,14 @@ class KvManager:
             return bool(place.awaited)
         return leader.num_computed < place.num_common and leader.paused_since is None
 
-    def _begin(self, sequence: Sequence, place: _Place) -> bool:
+    def _begin(self, sequence: Sequence, place: Place) -> bool:
         place.leader = None
         self._share_running(sequence, place)
         if self.store and not self._restore(sequence, place, self.store):
             return False
         return not self._follow(sequence, place)
 
-    def _share_running(self, sequence: Sequence, place: _Place) -> None:
+    def _share_running(self, sequence: Sequence, place: Place) -> None:
         """Takes over without a copy what the one with the most in common has computed."""
         best, length = None, sequence.num_computed
         for other, common in self._companions(sequence, place):
@@ -316,7 +316,7 @@ class KvManager:
             self._work.share(source, place.seat, sequence.num_computed, length)
             sequence.num_computed = length
 
-    def _restore(self, sequence: Sequence, place: _Place, store: PageStore) -> bool:
+    def _restore(self, sequence: Sequence, place: Place, store: PageStore) -> bool:
         """Takes over stored pages; returns whether that is done, or has to wait for the disk."""
         matches = self._matches(sequence, place.root)
         matches = [match for match in matches if match.end > sequence.num_computed]
@@ -331,7 +331,7 @@ class KvManager:
                 break
         return True
 
-    def _restore_page(self, sequence: Sequence, place: _Place, match: Match) -> bool:
+    def _restore_page(self, sequence: Sequence, place: Place, match: Match) -> bool:
         node, start = match.node, sequence.num_computed
         if node.shelf is not None:
             self._work.share(node.shelf, place.seat, start, match.end)
@@ -344,7 +344,7 @@ class KvManager:
         sequence.num_computed = match.end
         return True
 
-    def _follow(self, sequence: Sequence, place: _Place) -> bool:
+    def _follow(self, sequence: Sequence, place: Place) -> bool:
         """Finds somebody who is about to compute more of the beginning; returns whether.
 
         Choices of one request always do: their limits count what they share once.
@@ -357,7 +357,7 @@ class KvManager:
                 place.leader, place.num_common = other, common
         return place.leader is not None
 
-    def _companions(self, sequence: Sequence, place: _Place) -> Iterable[tuple[Sequence, int]]:
+    def _companions(self, sequence: Sequence, place: Place) -> Iterable[tuple[Sequence, int]]:
         """Yields who was seated before, of the same tenant, and how much they have in common."""
         if not self._shares:
             return
@@ -377,13 +377,15 @@ class KvManager:
 
     # ── endings ──
 
-    def _file(self, sequence: Sequence, place: _Place, now: float) -> list[PageNode]:
-        is_kept = not sequence.num_failures and sequence not in self._unfiled
-        if self.store is None or not is_kept or isinstance(sequence.work, Pooler):
+    def _file(self, sequence: Sequence, place: Place, now: float) -> list[PageNode]:
+        if self.store is None or not self._is_filed(sequence):
             return []
-        tokens = tuple(sequence.tokens[: sequence.num_computed])
-        filing = Filing(place.seat, place.root, tokens, sequence.request.is_of_session)
-        return self.store.file(filing, now)
+        return self.store.file(filing_of(sequence, place, sequence.num_computed), now)
+
+    def _is_filed(self, sequence: Sequence) -> bool:
+        """Whether what a sequence computes may be of use to others."""
+        is_kept = not sequence.num_failures and sequence not in self._unfiled
+        return is_kept and not isinstance(sequence.work, Pooler)
 
     def _pin(self, sequence: Sequence, nodes: list[PageNode]) -> None:
         """Keeps pages in memory until the sequence has them, in place of those it had pinned."""

@@ -5,15 +5,17 @@ from functools import partial
 
 from caravan_engine.domain.paging.cell_map import CellMap
 from caravan_engine.domain.paging.cell_work import CellWork
+from caravan_engine.domain.paging.checkpoints import Checkpoints
 from caravan_engine.domain.paging.compaction import Compactor
 from caravan_engine.domain.paging.host_tier import HostTier
 from caravan_engine.domain.paging.kv_manager import KvManager
 from caravan_engine.domain.paging.page_costs import PageCosts
 from caravan_engine.domain.paging.page_image import root_key
-from caravan_engine.domain.paging.page_store import PageStore, Tiers
+from caravan_engine.domain.paging.page_store import PageStore
 from caravan_engine.domain.paging.prefix_tree import PrefixTree
 from caravan_engine.domain.paging.residency import Nowhere, Residency, WhilePaying, WithinWatermarks
 from caravan_engine.domain.paging.shelf import Shelf
+from caravan_engine.domain.paging.tiers import Tiers
 from caravan_engine.domain.ports import PageDisk
 
 _WHOLE_SEQUENCE = 2**31
@@ -40,6 +42,7 @@ class KvOptions:
     start_watermark: float = 0.85
     stop_watermark: float = 0.70
     learns_costs: bool = True  # whether what moving and computing take is measured
+    checkpoints: bool = False  # whether pages are written to disk before anybody needs their memory
 
     def __post_init__(self) -> None:
         if self.num_seats + self.num_shelf_ids + 1 > 256:
@@ -79,6 +82,7 @@ def make_kv_manager(options: KvOptions, disk: PageDisk | None = None) -> KvManag
         root_of=partial(root_key, options.model_digest),
         shares=options.can_cut,
         compactor=compactor,
+        checkpoints=Checkpoints(store) if options.checkpoints and disk is not None else None,
     )
 
 

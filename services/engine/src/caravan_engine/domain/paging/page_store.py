@@ -1,37 +1,17 @@
 """Pages that nobody computes on: where they are filed, found, moved to and forgotten."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from caravan_engine.domain.kv_numbers import StoredPages
 from caravan_engine.domain.paging.cell_work import CellWork
-from caravan_engine.domain.paging.host_tier import HostTier
+from caravan_engine.domain.paging.filing import Filing
 from caravan_engine.domain.paging.page_costs import PageCosts
 from caravan_engine.domain.paging.page_image import PageImage, PageInfo
 from caravan_engine.domain.paging.prefix_tree import Match, PageNode, PrefixTree, Tokens
 from caravan_engine.domain.paging.residency import Residency
-from caravan_engine.domain.paging.shelf import Shelf
-from caravan_engine.domain.ports import DiskNews, PageDisk, PageLost, PageRead, PageWritten
+from caravan_engine.domain.paging.tiers import Tiers
+from caravan_engine.domain.ports import DiskNews, PageLost, PageRead, PageWritten
 from caravan_engine.domain.spoilt import Spoilt
-
-
-@dataclass(frozen=True, slots=True)
-class Filing:
-    """What of a text is in the cells of a sequence, to be filed."""
-
-    seq_id: int
-    root: bytes
-    tokens: Tokens  # those that are computed
-    is_of_session: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Tiers:
-    """Where pages lie."""
-
-    host: HostTier
-    shelf: Shelf
-    disk: PageDisk | None = None
 
 
 class PageStore:
@@ -191,6 +171,39 @@ class PageStore:
             self._work.share(seq_id, place, node.info.start, node.info.end)
             self.shelf.put(node, place)
 
+    # ── before anybody needs the memory ──
+
+    def checkpoint(self, filing: Filing, now: float) -> list[PageNode]:
+        """Keeps full pages of a sequence that goes on, and has them written to disk.
+
+        Returns:
+            Those that are or will be kept.
+        """
+        path = list(self._pages_of(filing, now))
+        for node in path:
+            node.is_of_session = node.is_of_session or filing.is_of_session
+        self.save(path, filing.seq_id)
+        return [node for node in path if node.parent is not None]
+
+    def save(self, nodes: Iterable[PageNode], seq_id: int) -> None:
+        """Has pages of a sequence written to disk, which stay wherever else they are."""
+        for node in nodes:
+            if node.parent is None or node.is_on_disk or node.is_being_written:
+                continue
+            if node.image is not None:
+                self._write(node, node.image, is_kept=True)
+            elif node.is_being_exported or self._export(node, seq_id):
+                node.is_to_be_written = True
+            elif not node.is_stored:  # nor can be reached what follows
+                self.drop(node)
+
+    def _write(self, node: PageNode, image: PageImage, *, is_kept: bool) -> None:
+        if self._disk:
+            node.is_being_written = True
+            node.leaving = image if is_kept else None
+            protected = node.is_of_session or node.num_pins > 0
+            self._disk.write(image, protected=protected, kept=is_kept)
+
     # ── what came of it ──
 
     def exported(self, images: Iterable[PageImage]) -> None:
@@ -199,6 +212,9 @@ class PageStore:
             if node := self._by_key.get(image.info.key):
                 node.is_being_exported = False
                 self.host.add(node, image)
+                if node.is_to_be_written and not (node.is_on_disk or node.is_being_written):
+                    self._write(node, image, is_kept=True)
+                node.is_to_be_written = False
             else:  # dropped meanwhile
                 image.zero()
         self.fit_host()
@@ -219,13 +235,14 @@ class PageStore:
             return
         match news:
             case PageWritten():
-                node.is_being_written, node.is_on_disk = False, True
+                node.is_being_written, node.is_on_disk, node.leaving = False, True, None
             case PageRead(image):
                 node.is_being_read = False
                 if node.image is None:
                     self.host.add(node, image)
             case PageLost():
                 node.is_being_written = node.is_being_read = node.is_on_disk = False
+                node.leaving = None
                 self._drop_if_lost(node)
 
     def _hear_of_dropped(self, news: DiskNews) -> None:
@@ -257,9 +274,8 @@ class PageStore:
         for node in self.host.victims():
             image = self.host.remove(node)
             self.num_host_evictions += 1
-            if image and self._disk and self.host.spills and not node.is_on_disk:
-                node.is_being_written = True
-                self._disk.write(image, protected=node.is_of_session or node.num_pins > 0)
+            if image and self.host.spills and not (node.is_on_disk or node.is_being_written):
+                self._write(node, image, is_kept=False)
             self._drop_if_lost(node)
 
     def tidy_cells(self, now: float) -> None:
@@ -335,16 +351,17 @@ class PageStore:
         """Drops a page and all that follow it; returns how many."""
         dropped = list(node.subtree())
         self.tree.discard(node)
+        self._forget_on_disk([e.info.key for e in dropped if e.is_on_disk or e.is_being_written])
         for each in dropped:
             self._by_key.pop(each.info.key, None)
             image = self.host.remove(each)
-            if image and wipes:
-                image.zero()
+            for each_image in (image, each.leaving):
+                if each_image and wipes:
+                    each_image.zero()
             if (seq_id := self.shelf.remove(each)) is not None:
                 self._work.release(seq_id, each.info.start, each.info.end)
             each.is_being_read = False  # what the disk answers reaches nobody any more
             each.parent = None
-        self._forget_on_disk([e.info.key for e in dropped if e.is_on_disk or e.is_being_written])
         return len(dropped)
 
     def _drop_if_lost(self, node: PageNode) -> None:

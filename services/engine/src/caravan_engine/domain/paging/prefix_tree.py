@@ -28,6 +28,8 @@ class PageNode:
     is_being_read: bool = False
     is_being_written: bool = False
     is_being_exported: bool = False
+    is_to_be_written: bool = False  # to disk, as soon as it is exported
+    leaving: PageImage | None = None  # the copy that is being written, if host memory had it too
     is_of_session: bool = False  # a conversation that is likely to go on
     num_pins: int = 0  # parked sequences that will need it
     num_hits: int = 0

@@ -76,8 +76,9 @@ class PagingMachine(RuleBasedStateMachine):
         has_disk=st.booleans(),
         coalesces=st.booleans(),
         can_cut=st.sampled_from([True, True, True, False]),
+        checkpoints=st.booleans(),
     )
-    def begin(self, num_cells, is_device, num_shelf_ids, host_bytes, has_disk, coalesces, can_cut):
+    def begin(self, num_cells, is_device, host_bytes, has_disk, can_cut, **kv):
         self.backend = FakeBackend(
             num_cells=num_cells,
             batch_tokens=TOKEN_BUDGET,
@@ -102,9 +103,8 @@ class PagingMachine(RuleBasedStateMachine):
                 "bytes_per_token": BYTES_PER_TOKEN,
                 "host_budget_bytes": host_bytes,
                 "cells_cost_time": not is_device,
-                "num_shelf_ids": num_shelf_ids,
-                "coalesces": coalesces,
                 "can_cut": can_cut,
+                **kv,
             },
         )
         self.store = self.rig.kv.store

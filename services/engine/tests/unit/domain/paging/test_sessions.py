@@ -20,7 +20,7 @@ class FakeDisk:
         self.protected = set()
         self._news = deque()
 
-    def write(self, image, *, protected):
+    def write(self, image, *, protected, kept=False):
         self.images[image.info.key] = image
         self.protected |= {image.info.key} if protected else set()
         self._news.append(PageWritten(image.info.key))
