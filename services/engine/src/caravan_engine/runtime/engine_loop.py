@@ -19,7 +19,7 @@ from caravan_engine.domain.request import (
     check_logit_bias,
 )
 from caravan_engine.domain.sampling.token_sampler import TokenSampler
-from caravan_engine.domain.scheduling.batch_policy import DecodeFirst, StepTimeBound, TakingTurns
+from caravan_engine.domain.scheduling.batch_policy import make_batch_policy
 from caravan_engine.domain.scheduling.deadline_guard import DeadlineGuard
 from caravan_engine.domain.scheduling.fairness import ClientWeights
 from caravan_engine.domain.scheduling.limits import SchedulerLimits
@@ -100,7 +100,6 @@ class EngineLoop:
             is_active=limits.refuses_late,
             weights=weights,
         )
-        bound = StepTimeBound(self._rates, limits.step_time_s) if limits.step_time_s else None
         self._scheduler = Scheduler(
             limits,
             kv=memory.kv,
@@ -112,7 +111,7 @@ class EngineLoop:
             ),
             end_tokens=backend.vocabulary.end_tokens,
             observer=Observers(self._stats, self._guard),
-            batch_policy=TakingTurns(DecodeFirst(bound)),
+            batch_policy=make_batch_policy(limits, self._rates),
         )
         self._kv = memory.kv
         self._runner = StepRunner(backend, memory.checksum)

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from caravan_engine.domain.memory_plan import MAX_EMBEDDED_TOKENS
 from caravan_engine.domain.pooling import Pooler
+from caravan_engine.domain.scheduling.limits import SchedulerLimits
 from caravan_engine.domain.scheduling.rates import StepRates
 from caravan_engine.domain.sequence import Sequence
 from caravan_engine.domain.step import Chunk
@@ -26,31 +27,40 @@ class BatchPolicy(Protocol):
 
 
 class StepTimeBound:
-    """Bounds the prompts' part of a step, so that a long prompt doesn't hold up those who decode.
+    """Bounds the long prompts' part of a step, so that they don't hold up those who decode.
 
     A step is planned to take `step_time_s` at the measured rates. But it always has room for 32
     prompt tokens, so that prompts advance at any rate; fewer would hardly be computed faster.
 
+    Prompts that fit into one step aren't cut: each holds the others up once, for as long as it
+    takes, and in parts it would cost them as much and the throughput more (a twentieth).
+
     Args:
         rates: What was measured; nothing yet means 32 tokens.
         step_time_s: Seconds that a step may take in which somebody decodes.
+        whole_tokens: Texts up to this length aren't bounded.
     """
 
-    def __init__(self, rates: StepRates, step_time_s: float) -> None:
+    def __init__(self, rates: StepRates, step_time_s: float, *, whole_tokens: int = 0) -> None:
         self._rates = rates
         self._step_time_s = step_time_s
+        self._whole_tokens = whole_tokens
 
     def tokens_beside(self, num_decoding: int) -> int:
-        """Returns most prompt tokens of a step in which so many sequences decode."""
+        """Returns most tokens of long prompts in a step in which so many sequences decode."""
         fitting = self._rates.current.prefill_tokens_within(self._step_time_s, num_decoding)
         return max(MIN_CHUNK, fitting)
+
+    def holds_for(self, sequence: Sequence) -> bool:
+        """Whether a sequence has a long prompt."""
+        return len(sequence.tokens) > self._whole_tokens
 
 
 class DecodeFirst:
     """One token for everybody who decodes; prompts fill the rest, oldest first, in chunks.
 
     Args:
-        bound: How much they may fill while somebody decodes; None: all.
+        bound: How much long ones may fill while somebody decodes; None: all.
     """
 
     def __init__(self, bound: StepTimeBound | None = None) -> None:
@@ -65,8 +75,21 @@ class DecodeFirst:
         chunks = [_chunk(seat, sequence, 1) for seat, sequence in decoding.items()]
         room = token_budget - len(chunks)
         if self._bound and decoding and prefilling:
-            room = min(room, self._bound.tokens_beside(len(decoding)))
+            return (*chunks, *self._fill_within(self._bound, prefilling, room, len(decoding)))
         return (*chunks, *_fill(prefilling, room))
+
+    def _fill_within(
+        self, bound: StepTimeBound, prompts: Mapping[int, Sequence], room: int, num_decoding: int
+    ) -> Iterator[Chunk]:
+        room_for_long = bound.tokens_beside(num_decoding)
+        for seat, sequence in prompts.items():
+            is_long = bound.holds_for(sequence)
+            num_tokens = min(room, room_for_long) if is_long else room
+            if num_tokens:
+                chunk = _chunk(seat, sequence, num_tokens)
+                room -= len(chunk.tokens)
+                room_for_long = max(0, room_for_long - len(chunk.tokens))
+                yield chunk
 
 
 class TakingTurns:
@@ -95,6 +118,13 @@ class TakingTurns:
             return tuple(_fill(embedding, min(token_budget, self._embedding_tokens)))
         generating = {s: each for s, each in runnable.items() if s not in embedding}
         return self._generation.compose(generating, token_budget)
+
+
+def make_batch_policy(limits: SchedulerLimits, rates: StepRates) -> BatchPolicy:
+    """Returns what the limits ask for."""
+    whole, step_s = limits.token_budget, limits.step_time_s
+    bound = StepTimeBound(rates, step_s, whole_tokens=whole) if step_s else None
+    return TakingTurns(DecodeFirst(bound))
 
 
 def _fill(sequences: Mapping[int, Sequence], num_tokens: int) -> Iterator[Chunk]:

@@ -61,6 +61,7 @@ class Rates:
     prefill_token_s: float | None = None
     decode_step_s: Mapping[int, float] = field(default_factory=dict)  # by number of sequences
     can_foresee: bool = False  # enough was measured for a refusal to rest on it
+    last_prefill_token_s: float = 0.0  # in the last step that had enough to tell
 
     def decode_s(self, num_sequences: float) -> float | None:
         """Returns the time of a step in which so many sequences decode.
@@ -84,10 +85,12 @@ class Rates:
         """Returns how many prompt tokens fit into a step beside so many (at least one) that decode.
 
         None fit while nothing was measured. Until a prompt was, its tokens are taken to cost as
-        much as decoded ones, which is too much.
+        much as decoded ones, which is too much. Within a long prompt each chunk costs more than the
+        one before it, faster than the mean follows, so the last one counts where it was slower.
         """
         decode_s = self.decode_s(num_decoding) or 0.0
-        token_s = self.prefill_token_s or decode_s / num_decoding
+        mean_s = self.prefill_token_s or decode_s / num_decoding
+        token_s = max(mean_s, self.last_prefill_token_s)
         return max(0, int((step_s - decode_s) / token_s)) if token_s else 0
 
 
@@ -98,6 +101,7 @@ class StepRates:
         self._prefill = Smoothed()
         self._decode: dict[int, Smoothed] = {}
         self._num_decodes = 0
+        self._last_prefill_token_s = 0.0
         self._current = Rates()
 
     @property
@@ -121,6 +125,7 @@ class StepRates:
         enough = min(self._prefill.num_first, self._num_decodes) >= _NUM_FOR_FORECASTS
         self._current = Rates(
             prefill_token_s=self._prefill.value or None,
+            last_prefill_token_s=self._last_prefill_token_s,
             decode_step_s={number: each.value for number, each in self._decode.items()},
             can_foresee=enough,
         )
@@ -130,4 +135,5 @@ class StepRates:
         if decode_s is None:
             decode_s = step_s * num_decoding / (num_prefill + num_decoding)
         token_s = max(step_s - decode_s, 0.0) / num_prefill
+        self._last_prefill_token_s = token_s
         self._prefill.add(token_s, weight=min(1.0, num_prefill / _FULL_WEIGHT))

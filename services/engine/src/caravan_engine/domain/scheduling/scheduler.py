@@ -86,9 +86,8 @@ class Scheduler:
 
     def apply(self, result: StepResult, now: float) -> None:
         """Takes what came of the plan that `schedule` returned last."""
-        if result.is_computed:
-            for chunk in result.plan.chunks:  # all of them, before anything frees cells
-                self._kv.computed(self._running[chunk.seq_id], chunk.start, len(chunk.tokens))
+        if result.is_computed:  # all of it, before anything frees cells
+            self._note_computed(result.plan)
         spoilt = self._kv.moved(result)
         if result.failed_imports:
             self._recompute(spoilt)
@@ -96,10 +95,7 @@ class Scheduler:
         if result.failure_code is not None:
             self._replay(result.plan, now)
             return
-        for chunk in result.plan.chunks:
-            sequence = self._running.get(chunk.seq_id)
-            if chunk.pooler and sequence and sequence.num_pending == 0:
-                self._take_vector(sequence, chunk.pooler, now)
+        self._take_vectors(result.plan, now)
         for seat in result.unusable:
             if found := self._running.get(seat):  # none: its request failed with another choice
                 found.num_failures += 1  # its pages are kept for nobody
@@ -281,6 +277,10 @@ class Scheduler:
 
     # ── after a step ──
 
+    def _note_computed(self, plan: StepPlan) -> None:
+        for chunk in plan.chunks:
+            self._kv.computed(self._running[chunk.seq_id], chunk.start, len(chunk.tokens))
+
     def _take(self, sequence: Sequence, token: int, logprobs: Logprobs | None, now: float) -> None:
         if token in self._end_tokens:  # never chosen where the caller ignores them
             self._finish(sequence, FinishReason.END_OF_TEXT, now)
@@ -293,6 +293,12 @@ class Scheduler:
             self._finish(sequence, FinishReason.STOP_STRING, now)
         elif len(sequence.tokens) == sequence.max_tokens:
             self._finish(sequence, FinishReason.LENGTH, now)
+
+    def _take_vectors(self, plan: StepPlan, now: float) -> None:
+        for chunk in plan.chunks:
+            sequence = self._running.get(chunk.seq_id)
+            if chunk.pooler and sequence and sequence.num_pending == 0:
+                self._take_vector(sequence, chunk.pooler, now)
 
     def _take_vector(self, sequence: Sequence, pooler: Pooler, now: float) -> None:
         if pooler.vector() is None:

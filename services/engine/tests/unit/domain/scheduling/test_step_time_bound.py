@@ -19,10 +19,11 @@ BUDGET = 512
 class Machine:
     """A scheduler on a model of a known speed; what steps take is measured as in a worker."""
 
-    def __init__(self, make_rig, step_time_s, *, token_s=TOKEN_S):
+    def __init__(self, make_rig, step_time_s, *, token_s=TOKEN_S, growth=0.0, whole_tokens=0):
         self.rates = StepRates()
-        self.token_s = token_s
-        policy = DecodeFirst(StepTimeBound(self.rates, step_time_s) if step_time_s else None)
+        self.token_s, self.growth = token_s, growth
+        bound = StepTimeBound(self.rates, step_time_s, whole_tokens=whole_tokens)
+        policy = DecodeFirst(bound if step_time_s else None)
         self.rig = make_rig(
             FakeBackend(num_cells=8192),
             num_seats=16,
@@ -37,6 +38,7 @@ class Machine:
         num_prefill = plan.num_tokens - num_decoding
         decode_s = 0.04 + 0.0075 * num_decoding if num_decoding else 0.0
         seconds = decode_s + self.token_s * num_prefill
+        self.token_s += self.growth * num_prefill
         self.rates.observe(plan, seconds)
         self.rig.clock.advance(seconds)
         self.steps.append((num_prefill, seconds))
@@ -110,7 +112,39 @@ def test_several_prompts_share_what_fits_the_oldest_first(make_rig):
     machine.chats(8)
     first = machine.rig.submit(b"x" * 60, max_output=1)
     machine.rig.submit(b"y" * 400, max_output=1)
-    plan = machine.step()
-    sizes = [len(chunk.tokens) for chunk in plan.chunks if not chunk.is_decode]
+    sizes = prompt_sizes(machine.step())
     assert sizes[0] == len(first.request.prompt)
     assert sum(sizes) == pytest.approx((0.5 - 0.1) / TOKEN_S, rel=0.1)
+
+
+def prompt_sizes(plan):
+    return [len(chunk.tokens) for chunk in plan.chunks if not chunk.is_decode]
+
+
+def test_prompts_that_fit_into_a_step_are_not_cut(make_rig):
+    machine = Machine(make_rig, 0.3, whole_tokens=BUDGET)
+    machine.chats(8)
+    for name in (b"x", b"y", b"z"):
+        machine.rig.submit(name * 240, max_output=1)
+    assert prompt_sizes(machine.step()) == [240, 240, BUDGET - 8 - 480]
+
+
+def test_a_long_prompt_leaves_the_rest_of_the_step_to_short_ones(make_rig):
+    machine = Machine(make_rig, 0.3, whole_tokens=BUDGET)
+    machine.chats(8)
+    machine.rig.submit(b"x" * 2000, max_output=1)
+    machine.rig.submit(b"y" * 100, max_output=1)
+    machine.rig.submit(b"z" * 1000, max_output=1)
+    long, short = prompt_sizes(machine.step())
+    assert long == pytest.approx((0.3 - 0.1) / TOKEN_S, rel=0.1)
+    assert short == 100
+
+
+def test_steps_stay_within_the_bound_while_a_prompt_gets_dearer(make_rig):
+    machine = Machine(make_rig, 0.5, growth=TOKEN_S / 4096)
+    machine.chats(8)
+    prompt = machine.rig.submit(b"x" * 4096, max_output=2)
+    while not prompt.output.tokens:
+        machine.step()
+    assert machine.token_s > 1.9 * TOKEN_S
+    assert max(seconds for _, seconds in machine.steps) < 0.5 * 1.1
