@@ -1,5 +1,6 @@
 """One running deployment for all end-to-end tests, and stubs that call it."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from caravan.policy.v1 import policy_admin_service_pb2 as policy_pb
 from caravan.policy.v1 import policy_admin_service_pb2_grpc as policy_grpc
 from caravan_testkit.stack import Stack, running_stack
 from caravan_testkit.tiny_model import ModelShape, write_tiny_gguf
+
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode doesn't
 
 # Milliseconds for a token, seconds for a prompt that fills the context.
 SLOW = ModelShape(

@@ -303,6 +303,10 @@ class FakeGateway:
         self._admit(request, call)
         return gateway_pb.SetPageBudgetsResponse(worker_count=2)
 
+    async def DrainWorkers(self, request, call: Call):
+        self._admit(request, call)
+        return gateway_pb.DrainWorkersResponse(worker_count=2, unfinished_request_count=3)
+
     async def GetGatewayStatus(self, request, call: Call):
         self._admit(request, call)
         response = gateway_pb.GetGatewayStatusResponse(

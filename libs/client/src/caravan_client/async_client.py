@@ -22,6 +22,7 @@ from caravan_client.operations import (
 from caravan_client.resources import (
     ApiKey,
     CreatedApiKey,
+    DrainedWorkers,
     DroppedPages,
     GatewayStatus,
     LoadProgress,
@@ -122,6 +123,31 @@ class AsyncCaravan:
     async def worker_stats(self, **call: Unpack[CallOptions]) -> WorkersReport:
         """The numbers of all workers, a few seconds old at most."""
         return await self._transport.unary(gateway.get_worker_stats(), call)
+
+    async def drain(
+        self,
+        model: str | None = None,
+        *,
+        replica: int | None = None,
+        engine: str | None = None,
+        drain_timeout_s: float | None = None,
+        restart: bool = False,
+        **call: Unpack[CallOptions],
+    ) -> DrainedWorkers:
+        """Empties workers, and ends or replaces them; what they don't finish goes on elsewhere.
+
+        Args:
+            model: of this model; None: of all on the engine host.
+            replica: only this one of the model, numbered as in `status`.
+            engine: only those of the engine host with this address; needed without a model.
+            drain_timeout_s: that running requests may take; None: the engine's own setting.
+            restart: replaces each before the next one is emptied.
+            call: see `CallOptions`.
+        """
+        order = gateway.drain_workers(
+            model=model, replica=replica, engine=engine, timeout_s=drain_timeout_s, restart=restart
+        )
+        return await self._transport.unary(order, call)
 
     async def trace(self, of_request_id: str, **call: Unpack[CallOptions]) -> Trace:
         """Where the time of a call went; its spans arrive a second or two after it."""

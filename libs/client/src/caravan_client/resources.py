@@ -206,6 +206,17 @@ class DroppedPages:
 
 
 @dataclass(frozen=True, slots=True)
+class DrainedWorkers:
+    """How many workers were emptied, and how many requests they didn't finish in time.
+
+    Those went on on other workers of the model, where there were any.
+    """
+
+    num_workers: int
+    num_unfinished_requests: int
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerMemory:
     """Where what a worker has computed lies; of cells some are free, the rest is counted here."""
 

@@ -424,3 +424,18 @@ def test_budgets_of_pages_are_changed_one_by_one(run, gateway):
     assert request.HasField("host_bytes")
     assert not request.HasField("disk_bytes")
     assert run("kv", "budget", "--model", "alpha").exit_code == 2
+
+
+def test_workers_are_drained_or_replaced(run, gateway):
+    result = run("drain", "--model", "alpha", "--replica", "1", "--drain-timeout", "1.5")
+    assert result.stdout == "2 workers drained; 3 requests were not finished in time\n"
+    request = gateway.calls[-1][1]
+    assert (request.model, request.replica_index, request.timeout_ms) == ("alpha", 1, 1500)
+    assert not request.restart
+    result = run("drain", "--engine", "127.0.0.1:50052", "--restart", "--json")
+    assert json.loads(result.stdout) == {"num_workers": 2, "num_unfinished_requests": 3}
+    request = gateway.calls[-1][1]
+    assert (request.engine_address, request.restart) == ("127.0.0.1:50052", True)
+    assert not request.HasField("model")
+    assert run("drain").exit_code == 2
+    assert run("drain", "--replica", "0", "--engine", "a:1").exit_code == 2

@@ -210,7 +210,8 @@ class EngineApp:
         )
         self._server.add(models, _MODELS, peers=("gateway",))
         self._server.add(endpoints, _ENDPOINTS, peers=("gateway",))
-        self._server.add(HostServicer(stats.latest), _HOST, peers=("gateway",))
+        host = HostServicer(stats.latest, manager, drain_timeout_s=workers.drain_timeout_s)
+        self._server.add(host, _HOST, peers=("gateway",))
         self._resources.push_async_callback(self._server.stop, 0)
         await self._server.start()
         self.rpc_port = self._server.port

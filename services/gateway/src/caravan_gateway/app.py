@@ -27,6 +27,7 @@ from caravan_gateway.clients.policy_watch import PolicyWatch
 from caravan_gateway.clients.stored_pages import StoredPages
 from caravan_gateway.clients.telemetry_client import TelemetryClient
 from caravan_gateway.clients.worker_channels import WorkerChannels
+from caravan_gateway.clients.worker_drain import WorkerDrain
 from caravan_gateway.config import GatewaySettings
 from caravan_gateway.domain.admission import (
     Authenticate,
@@ -325,7 +326,11 @@ class GatewayApp:
             ModelServicer(gate, self._hosts),
             PolicyAdminServicer(gate, self._policy_admin),
             GatewayAdminServicer(
-                gate, self._look, self._hosts, StoredPages(self._catalog, self._workers)
+                gate,
+                self._look,
+                self._hosts,
+                StoredPages(self._catalog, self._workers),
+                WorkerDrain(self._catalog, self._hosts),
             ),
             TraceQueryServicer(gate, self._traces),
         )

@@ -195,6 +195,7 @@ class FakeEngine(FakeServer):
         self.worker_stats = []
         self.says_numbers = True
         self.loads_running = 0
+        self.drains = []
         self._watchers: set[asyncio.Queue] = set()
 
     def add_to(self, server):
@@ -249,6 +250,10 @@ class FakeEngine(FakeServer):
         if not self.says_numbers:
             raise RefusedError(Reason.INTERNAL)
         return host_pb.GetWorkerStatsResponse(workers=self.worker_stats)
+
+    async def DrainWorkers(self, request, call):
+        self.drains.append(request)
+        return host_pb.DrainWorkersResponse(worker_count=2, ended_request_count=1)
 
     async def ListModels(self, request, call):
         return model_service_pb2.ListModelsResponse(models=self.models.values())

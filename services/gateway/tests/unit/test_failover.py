@@ -32,7 +32,16 @@ class LeavingError(Exception):
     """The worker is being drained."""
 
 
-LOSSES = {WorkerDiedError: Loss.DIED, BusyError: Loss.FULL, LeavingError: Loss.LEAVING}
+class ReplacedError(Exception):
+    """Another worker has its port."""
+
+
+LOSSES = {
+    WorkerDiedError: Loss.DIED,
+    BusyError: Loss.FULL,
+    LeavingError: Loss.LEAVING,
+    ReplacedError: Loss.REPLACED,
+}
 
 
 class World:
@@ -152,9 +161,9 @@ async def test_the_search_is_bounded_by_the_time_without_news(world, leased):
 
 
 async def test_news_for_the_client_starts_the_time_anew(world, leased, fake_clock):
-    world.workers(w1=[[STARTED, *tokens(0, 1), LeavingError()]])
+    world.workers(w1=[[STARTED, *tokens(0, 1), ReplacedError()]])
     call = leased()
-    world.scripts["w1"] += [[STARTED, *tokens(n, 1), LeavingError()] for n in range(1, 60)]
+    world.scripts["w1"] += [[STARTED, *tokens(n, 1), ReplacedError()] for n in range(1, 60)]
     world.scripts["w1"].append([STARTED, *tokens(60, 1), *ending(61)])
     began_s = fake_clock()
     assert (await world.read(call))[-1] == ending(61)[-1]
@@ -165,10 +174,21 @@ async def test_news_for_the_client_starts_the_time_anew(world, leased, fake_cloc
 async def test_a_full_queue_is_asked_less_and_less_often(world, leased):
     world.workers(w1=[[STARTED, LeavingError()]])
     call = leased()
-    world.scripts["w1"] += [[BusyError()]] * 3 + [[STARTED, *tokens(0, 1), *ending(1)]]
+    world.workers(w2=[[BusyError()]] * 3 + [[STARTED, *tokens(0, 1), *ending(1)]])
     assert (await world.read(call))[-1] == ending(1)[-1]
-    assert world.sleeps_s == [0.25, 0.5, 1.0, 1.0]
+    assert world.sleeps_s == [0.25, 0.5, 1.0]
     assert call.failover_count == 1
+
+
+async def test_a_worker_that_leaves_is_not_asked_again(world, leased):
+    world.workers(w1=[[STARTED, *tokens(0, 1), LeavingError()]])
+    call = leased()
+    world.workers(
+        w1=[[STARTED, *tokens(0, 1), LeavingError()]],
+        w2=[[STARTED, *tokens(1, 1), ReplacedError()], [STARTED, *ending(2)]],
+    )
+    assert (await world.read(call))[-1] == ending(2)[-1]
+    assert [name for name, _ in world.runs] == ["w1", "w2", "w2"]
 
 
 async def test_a_call_that_has_not_begun_is_refused_by_a_full_queue(world, leased):

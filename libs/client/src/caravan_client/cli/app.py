@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from caravan_client.cli import (
     completion_command,
     doctor_command,
+    drain_command,
     inference_commands,
     status_command,
     token_commands,
@@ -126,6 +127,7 @@ def build() -> typer.Typer:
     app.add_typer(key_group(), name="keys")
     app.add_typer(kv_group(), name="kv")
     status_command.register(app)
+    drain_command.register(app)
     trace_command.register(app)
     doctor_command.register(app)
     completion_command.register(app)

@@ -7,6 +7,7 @@ from caravan_client.operations.operation import Operation, fill, operation
 from caravan_client.operations.timestamps import time_of
 from caravan_client.resources import (
     Dependency,
+    DrainedWorkers,
     DroppedPages,
     GatewayStatus,
     WorkerMemory,
@@ -48,6 +49,26 @@ def set_page_budgets(model: str, host_bytes: int | None, disk_bytes: int | None)
         request,
         service_pb.SetPageBudgetsResponse,
         lambda response: response.worker_count,
+    )
+
+
+def drain_workers(
+    *,
+    model: str | None,
+    replica: int | None,
+    engine: str | None,
+    timeout_s: float | None,
+    restart: bool,
+) -> Operation[DrainedWorkers]:
+    """Asks to empty workers."""
+    request = service_pb.DrainWorkersRequest(restart=restart)
+    timeout_ms = None if timeout_s is None else round(timeout_s * 1000)
+    fill(request, model=model, replica_index=replica, engine_address=engine, timeout_ms=timeout_ms)
+    return operation(
+        f"{_SERVICE}DrainWorkers",
+        request,
+        service_pb.DrainWorkersResponse,
+        lambda response: DrainedWorkers(response.worker_count, response.unfinished_request_count),
     )
 
 

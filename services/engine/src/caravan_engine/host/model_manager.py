@@ -7,6 +7,7 @@ from caravan_engine.host.broadcast import Broadcast
 from caravan_engine.host.errors import HostDrainingError
 from caravan_engine.host.models import LoadProgress, ModelState, ModelView, Picture
 from caravan_engine.host.registry import Catalogue, ModelFile, Registry
+from caravan_engine.host.replica_set import Drained
 from caravan_engine.host.served_model import LoadTools, ServedModel
 
 
@@ -105,6 +106,28 @@ class ModelManager:
         ended = 0 if served is None else await served.unload(timeout_s)
         return self._view(file), ended
 
+    async def drain(
+        self, name: str | None, index: int | None, timeout_s: float, *, restart: bool
+    ) -> Drained:
+        """Drains workers and ends or replaces them; a caller that leaves doesn't stop that.
+
+        Args:
+            name: of a model or alias; None: all that are loaded.
+            index: which of its workers; None: all of them.
+            timeout_s: how long their requests may take to finish.
+            restart: whether each is replaced before the next one is drained.
+
+        Raises:
+            UnknownModelError: there is none.
+        """
+        if name is not None:
+            served = self._served.get((await self.refresh()).resolve(name).name)
+            chosen = [] if served is None else [served]
+        else:
+            chosen = list(self._served.values())
+        drains = (served.drain(index, timeout_s, restart=restart) for served in chosen)
+        return sum(await asyncio.gather(*drains), Drained())
+
     async def shut_down(self, timeout_s: float) -> None:
         """Takes no more orders, and unloads everything at once."""
         self._draining = True
@@ -117,7 +140,7 @@ class ModelManager:
         }
         endpoints = [end for served in self._served.values() for end in served.endpoints()]
         models = [self._view(file) for file in self._catalogue.files.values()]
-        self.picture.publish(Picture(tuple(models), tuple(endpoints)))
+        self.picture.publish(Picture(tuple(models), tuple(endpoints), leaving=self._draining))
 
     def _view(self, file: ModelFile) -> ModelView:
         aliases = self._catalogue.aliases_of(file.name)

@@ -69,3 +69,4 @@ class Picture:
 
     models: tuple[ModelView, ...] = ()
     endpoints: tuple[EndpointView, ...] = ()
+    leaving: bool = False  # the host is shutting down

@@ -15,7 +15,7 @@ from caravan_engine.host.errors import LoadAbandonedError
 from caravan_engine.host.models import EndpointView, LoadProgress, ModelState, ReplicaView
 from caravan_engine.host.placement import MemoryBudget, MemoryNeed
 from caravan_engine.host.registry import ModelFile
-from caravan_engine.host.replica_set import ReplicaSet
+from caravan_engine.host.replica_set import Drained, ReplicaSet
 from caravan_engine.host.supervisor import (
     Drain,
     ReplicaState,
@@ -193,6 +193,24 @@ class ServedModel:
             self._on_change()
         return await asyncio.shield(self._unloading)
 
+    async def drain(self, index: int | None, timeout_s: float, *, restart: bool) -> Drained:
+        """Drains one of its workers, or all, and ends or replaces them.
+
+        Without its last worker it is unloaded. A caller that leaves doesn't stop it.
+        """
+        return await asyncio.shield(asyncio.create_task(self._drain(index, timeout_s, restart)))
+
+    async def _drain(self, index: int | None, timeout_s: float, restart: bool) -> Drained:
+        replicas, present = self._replicas, self._statuses()
+        chosen = tuple(present) if index is None else (index,)
+        if replicas is None or self.is_unloading or not present.keys() >= set(chosen):
+            return Drained()
+        if restart:
+            return await replicas.replace(chosen, timeout_s)
+        if len(chosen) == len(present):
+            return Drained(len(present), await self.unload(timeout_s))
+        return await replicas.retire(chosen[0], timeout_s)
+
     async def _bring_up(self) -> None:
         try:
             self.file.require_sound()
@@ -282,6 +300,8 @@ class ServedModel:
 
     def _follow(self) -> None:
         """Called at each change of a replica."""
+        if self._replicas is not None:
+            self._replicas.changed()
         if self._replicas is not None and not self.is_unloading:
             self._follow_states([each.status.state for each in self._replicas.wanted])
         self._on_change()

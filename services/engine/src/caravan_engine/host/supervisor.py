@@ -127,8 +127,9 @@ class Supervisor:
         """Why the latest process ended, or None while one runs well."""
         return self._failure
 
-    def start(self) -> None:
-        """Begins to supervise, in a task of its own."""
+    def start(self, *, restart_count: int = 0) -> None:
+        """Begins to supervise, in a task of its own, where it takes the place of another one."""
+        self._status = replace(self._status, restart_count=restart_count)
         self._task = asyncio.create_task(self._run(), name=f"supervisor-{self._name}")
         self._task.add_done_callback(self._note_crash)
 

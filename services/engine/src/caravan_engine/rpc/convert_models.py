@@ -95,6 +95,7 @@ def to_picture(
         host_id=host_id,
         models=[to_model(view) for view in picture.models],
         endpoints=[_to_endpoint(view, address_of(view.port)) for view in picture.endpoints],
+        leaving=picture.leaving,
     )
 
 

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 import grpc.aio
 from google.protobuf.message import Message
 
+from caravan.engine.v1 import host_service_pb2 as host_pb
+from caravan.engine.v1 import host_service_pb2_grpc as host_grpc
 from caravan.gateway.v1 import gateway_admin_service_pb2 as gateway_pb
 from caravan.model.v1 import endpoint_service_pb2 as endpoint_pb
 from caravan.model.v1 import endpoint_service_pb2_grpc as endpoint_grpc
 from caravan.model.v1 import model_pb2 as model_pb
 from caravan.model.v1 import model_service_pb2 as service_pb
 from caravan_gateway.clients.convert import picture_from
+from caravan_gateway.clients.failures import forwarding_failure
 from caravan_gateway.clients.forwarding import forward_stream, forward_unary
 from caravan_gateway.clients.merged_models import merged, page_of
 from caravan_gateway.clients.watching import watch_forever
@@ -21,6 +24,7 @@ from caravan_gateway.clients.worker_stats import StatsSource, stats_of_all
 from caravan_gateway.domain.errors import DependencyUnavailableError
 from caravan_gateway.domain.models import ModelCatalog
 from caravan_gateway.runtime.forwarded_call import ForwardedCall
+from caravan_rpckit.call import REQUEST_ID_KEY
 from caravan_rpckit.tracing import UNTRACED, CallTracing
 
 ENGINE = "engine"
@@ -122,6 +126,33 @@ class EngineHosts:
         away = (each.address for each in self.states() if not each.connected)
         response.missing_hosts.extend(away)
         return response
+
+    def replicas_of(self, model: str) -> list[tuple[str, int]]:
+        """Host and number there of each replica of a model, in the order of the merged list."""
+        return [
+            (host.address, replica.index)
+            for host in self._hosts.values()
+            if self._catalog.is_connected(host.address)
+            for each in host.models
+            if each.name == model
+            for replica in each.replicas
+        ]
+
+    async def drain(
+        self, address: str, request: host_pb.DrainWorkersRequest, order: ForwardedCall
+    ) -> host_pb.DrainWorkersResponse:
+        """Has a host drain workers.
+
+        Raises:
+            DependencyUnavailableError: it can't be reached.
+            AioRpcError: what it refused with.
+        """
+        stub = host_grpc.HostServiceStub(self._hosts[address].channel)
+        metadata = ((REQUEST_ID_KEY, order.request_id),)
+        try:
+            return await stub.DrainWorkers(request, timeout=order.timeout_s, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            raise forwarding_failure(error, ENGINE) from None
 
     async def unary(self, request: Message, forwarded: ForwardedCall) -> bytes:
         """Answers a call of ModelService with the answer's bytes.

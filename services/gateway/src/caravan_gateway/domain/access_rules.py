@@ -41,5 +41,6 @@ ACCESS_RULES: Mapping[str, AccessRule] = {
     "caravan.gateway.v1.GatewayAdminService/SetPageBudgets": AccessRule(
         (Permission.MODELS,), on_model=True
     ),
+    "caravan.gateway.v1.GatewayAdminService/DrainWorkers": AccessRule((Permission.MODELS,)),
     "caravan.gateway.v1.GatewayAdminService/GetWorkerStats": AccessRule((Permission.METRICS,)),
 }

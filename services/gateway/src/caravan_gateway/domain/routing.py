@@ -8,6 +8,8 @@ from caravan_gateway.domain.errors import WorkerDiedError
 from caravan_gateway.domain.models import Endpoint, ModelCatalog
 from caravan_gateway.domain.routing_strategies import Candidate, RoutingStrategy
 
+_MOST_LEAVING = 1024
+
 
 class Lease:
     """One call's claim on a worker, until it is released."""
@@ -39,6 +41,7 @@ class Router:
         self._breakers = breakers
         self._clock = clock
         self._in_flight: Counter[str] = Counter()
+        self._leaving: dict[str, None] = {}  # said that they drain, the last one at the end
 
     @property
     def num_leases(self) -> int:
@@ -65,6 +68,7 @@ class Router:
             Candidate(endpoint, self._in_flight[endpoint.worker_id])
             for endpoint in self._catalog.endpoints_of(model)
             if digest in (None, endpoint.model_digest)
+            and endpoint.worker_id not in self._leaving
             and not self._breakers.is_open(endpoint.worker_id, now_s)
         ]
         if not candidates:
@@ -81,6 +85,13 @@ class Router:
     def broke(self, endpoint: Endpoint) -> None:
         """A stream of the worker broke; it gets no calls for a while."""
         self._breakers.broke(endpoint.worker_id, self._clock())
+
+    def leaves(self, endpoint: Endpoint) -> None:
+        """The worker drains, which no process takes back; it gets no calls any more."""
+        self._leaving.pop(endpoint.worker_id, None)
+        self._leaving[endpoint.worker_id] = None
+        if len(self._leaving) > _MOST_LEAVING:
+            del self._leaving[next(iter(self._leaving))]
 
     def give_back(self, endpoint: Endpoint) -> None:
         """Ends one claim on the worker; called by the lease."""

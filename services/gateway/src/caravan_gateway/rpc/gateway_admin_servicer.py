@@ -39,8 +39,18 @@ class StoredPages(Protocol):
         ...
 
 
+class WorkerDrain(Protocol):
+    """The workers, which can be emptied."""
+
+    async def drain(
+        self, request: gateway_pb.DrainWorkersRequest, order: ForwardedCall
+    ) -> gateway_pb.DrainWorkersResponse:
+        """Drains some of them."""
+        ...
+
+
 class GatewayAdminServicer:
-    """Tells how gateway and workers are, and tells these what becomes of stored pages."""
+    """Tells how gateway and workers are, and orders about these what operators want."""
 
     def __init__(
         self,
@@ -48,11 +58,13 @@ class GatewayAdminServicer:
         look: Callable[[], Awaitable[GatewayStatus]],
         workers: Workers,
         pages: StoredPages,
+        drain: WorkerDrain,
     ) -> None:
         self._gate = gate
         self._look = look
         self._workers = workers
         self._pages = pages
+        self._drain = drain
 
     async def GetGatewayStatus(
         self, request: gateway_pb.GetGatewayStatusRequest, call: Call
@@ -85,6 +97,14 @@ class GatewayAdminServicer:
         credential, model = call.metadata.get(AUTHORIZATION_KEY), request.model
         async with self._gate.passed(call.method, credential, call.end, model) as (_, identity):
             return await self._pages.set_budgets(request, _order(call, identity, model))
+
+    async def DrainWorkers(
+        self, request: gateway_pb.DrainWorkersRequest, call: Call
+    ) -> gateway_pb.DrainWorkersResponse:
+        """Empties workers."""
+        credential = call.metadata.get(AUTHORIZATION_KEY)
+        async with self._gate.passed(call.method, credential, call.end) as (_, identity):
+            return await self._drain.drain(request, _order(call, identity))
 
 
 def _order(call: Call, identity: Identity, model: str | None = None) -> ForwardedCall:

@@ -131,6 +131,8 @@ class _Journey:
             loss = self._tools.loss_of(error)
             if loss in GONE:
                 runner.router.broke(endpoint)
+            if loss is Loss.LEAVING:
+                runner.router.leaves(endpoint)
             if loss is Loss.DIED:
                 runner.poison.died(endpoint.worker_id, self._tools.clock())
             raise
@@ -187,7 +189,7 @@ class _Journey:
         call.failover_count += loss is not Loss.FULL
 
     async def _find_worker(self, loss: Loss, error: Exception) -> Lease:
-        if loss not in GONE:
+        if loss is Loss.FULL:
             await self._pause()  # the worker is still there, and would say the same
         while True:
             try:

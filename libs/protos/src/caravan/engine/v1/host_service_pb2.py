@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from caravan.engine.v1 import worker_stats_pb2 as caravan_dot_engine_dot_v1_dot_worker__stats__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$caravan/engine/v1/host_service.proto\x12\x11\x63\x61ravan.engine.v1\x1a$caravan/engine/v1/worker_stats.proto\"\x17\n\x15GetWorkerStatsRequest\"I\n\x16GetWorkerStatsResponse\x12/\n\x07workers\x18\x01 \x03(\x0b\x32\x1e.caravan.engine.v1.WorkerStats2t\n\x0bHostService\x12\x65\n\x0eGetWorkerStats\x12(.caravan.engine.v1.GetWorkerStatsRequest\x1a).caravan.engine.v1.GetWorkerStatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$caravan/engine/v1/host_service.proto\x12\x11\x63\x61ravan.engine.v1\x1a$caravan/engine/v1/worker_stats.proto\"\x17\n\x15GetWorkerStatsRequest\"I\n\x16GetWorkerStatsResponse\x12/\n\x07workers\x18\x01 \x03(\x0b\x32\x1e.caravan.engine.v1.WorkerStats\"\x9a\x01\n\x13\x44rainWorkersRequest\x12\x12\n\x05model\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x1a\n\rreplica_index\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x17\n\ntimeout_ms\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x0f\n\x07restart\x18\x04 \x01(\x08\x42\x08\n\x06_modelB\x10\n\x0e_replica_indexB\r\n\x0b_timeout_ms\"I\n\x14\x44rainWorkersResponse\x12\x14\n\x0cworker_count\x18\x01 \x01(\r\x12\x1b\n\x13\x65nded_request_count\x18\x02 \x01(\r2\xd5\x01\n\x0bHostService\x12\x65\n\x0eGetWorkerStats\x12(.caravan.engine.v1.GetWorkerStatsRequest\x1a).caravan.engine.v1.GetWorkerStatsResponse\x12_\n\x0c\x44rainWorkers\x12&.caravan.engine.v1.DrainWorkersRequest\x1a\'.caravan.engine.v1.DrainWorkersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,6 +36,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETWORKERSTATSREQUEST']._serialized_end=120
   _globals['_GETWORKERSTATSRESPONSE']._serialized_start=122
   _globals['_GETWORKERSTATSRESPONSE']._serialized_end=195
-  _globals['_HOSTSERVICE']._serialized_start=197
-  _globals['_HOSTSERVICE']._serialized_end=313
+  _globals['_DRAINWORKERSREQUEST']._serialized_start=198
+  _globals['_DRAINWORKERSREQUEST']._serialized_end=352
+  _globals['_DRAINWORKERSRESPONSE']._serialized_start=354
+  _globals['_DRAINWORKERSRESPONSE']._serialized_end=427
+  _globals['_HOSTSERVICE']._serialized_start=430
+  _globals['_HOSTSERVICE']._serialized_end=643
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class HostServiceStub:
-    """HostService gathers what workers say. Only the gateway's certificate may call it.
+    """HostService gathers what workers say, and empties them. Only the gateway's certificate may call it.
     """
 
     def __init__(self, channel):
@@ -40,14 +40,26 @@ class HostServiceStub:
                 request_serializer=caravan_dot_engine_dot_v1_dot_host__service__pb2.GetWorkerStatsRequest.SerializeToString,
                 response_deserializer=caravan_dot_engine_dot_v1_dot_host__service__pb2.GetWorkerStatsResponse.FromString,
                 _registered_method=True)
+        self.DrainWorkers = channel.unary_unary(
+                '/caravan.engine.v1.HostService/DrainWorkers',
+                request_serializer=caravan_dot_engine_dot_v1_dot_host__service__pb2.DrainWorkersRequest.SerializeToString,
+                response_deserializer=caravan_dot_engine_dot_v1_dot_host__service__pb2.DrainWorkersResponse.FromString,
+                _registered_method=True)
 
 
 class HostServiceServicer:
-    """HostService gathers what workers say. Only the gateway's certificate may call it.
+    """HostService gathers what workers say, and empties them. Only the gateway's certificate may call it.
     """
 
     def GetWorkerStats(self, request, context):
         """GetWorkerStats tells the latest numbers of the host's workers, about a second old at most.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DrainWorkers(self, request, context):
+        """DrainWorkers empties workers and ends or replaces them. A caller that leaves doesn't stop that.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,6 +73,11 @@ def add_HostServiceServicer_to_server(servicer, server):
                     request_deserializer=caravan_dot_engine_dot_v1_dot_host__service__pb2.GetWorkerStatsRequest.FromString,
                     response_serializer=caravan_dot_engine_dot_v1_dot_host__service__pb2.GetWorkerStatsResponse.SerializeToString,
             ),
+            'DrainWorkers': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainWorkers,
+                    request_deserializer=caravan_dot_engine_dot_v1_dot_host__service__pb2.DrainWorkersRequest.FromString,
+                    response_serializer=caravan_dot_engine_dot_v1_dot_host__service__pb2.DrainWorkersResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'caravan.engine.v1.HostService', rpc_method_handlers)
@@ -70,7 +87,7 @@ def add_HostServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class HostService:
-    """HostService gathers what workers say. Only the gateway's certificate may call it.
+    """HostService gathers what workers say, and empties them. Only the gateway's certificate may call it.
     """
 
     @staticmethod
@@ -90,6 +107,33 @@ class HostService:
             '/caravan.engine.v1.HostService/GetWorkerStats',
             caravan_dot_engine_dot_v1_dot_host__service__pb2.GetWorkerStatsRequest.SerializeToString,
             caravan_dot_engine_dot_v1_dot_host__service__pb2.GetWorkerStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainWorkers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/caravan.engine.v1.HostService/DrainWorkers',
+            caravan_dot_engine_dot_v1_dot_host__service__pb2.DrainWorkersRequest.SerializeToString,
+            caravan_dot_engine_dot_v1_dot_host__service__pb2.DrainWorkersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class HostServiceStub:
-    """HostService gathers what workers say. Only the gateway's certificate may call it."""
+    """HostService gathers what workers say, and empties them. Only the gateway's certificate may call it."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -35,17 +35,21 @@ class HostServiceStub:
     def __new__(cls, channel: _aio.Channel) -> HostServiceAsyncStub: ...
     GetWorkerStats: _grpc.UnaryUnaryMultiCallable[_host_service_pb2.GetWorkerStatsRequest, _host_service_pb2.GetWorkerStatsResponse]
     """GetWorkerStats tells the latest numbers of the host's workers, about a second old at most."""
+    DrainWorkers: _grpc.UnaryUnaryMultiCallable[_host_service_pb2.DrainWorkersRequest, _host_service_pb2.DrainWorkersResponse]
+    """DrainWorkers empties workers and ends or replaces them. A caller that leaves doesn't stop that."""
 
 @_typing.type_check_only
 class HostServiceAsyncStub(HostServiceStub):
-    """HostService gathers what workers say. Only the gateway's certificate may call it."""
+    """HostService gathers what workers say, and empties them. Only the gateway's certificate may call it."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetWorkerStats: _aio.UnaryUnaryMultiCallable[_host_service_pb2.GetWorkerStatsRequest, _host_service_pb2.GetWorkerStatsResponse]  # type: ignore[assignment]
     """GetWorkerStats tells the latest numbers of the host's workers, about a second old at most."""
+    DrainWorkers: _aio.UnaryUnaryMultiCallable[_host_service_pb2.DrainWorkersRequest, _host_service_pb2.DrainWorkersResponse]  # type: ignore[assignment]
+    """DrainWorkers empties workers and ends or replaces them. A caller that leaves doesn't stop that."""
 
 class HostServiceServicer(metaclass=_abc_1.ABCMeta):
-    """HostService gathers what workers say. Only the gateway's certificate may call it."""
+    """HostService gathers what workers say, and empties them. Only the gateway's certificate may call it."""
 
     @_abc_1.abstractmethod
     def GetWorkerStats(
@@ -54,5 +58,13 @@ class HostServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_host_service_pb2.GetWorkerStatsResponse, _abc.Awaitable[_host_service_pb2.GetWorkerStatsResponse]]:
         """GetWorkerStats tells the latest numbers of the host's workers, about a second old at most."""
+
+    @_abc_1.abstractmethod
+    def DrainWorkers(
+        self,
+        request: _host_service_pb2.DrainWorkersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_host_service_pb2.DrainWorkersResponse, _abc.Awaitable[_host_service_pb2.DrainWorkersResponse]]:
+        """DrainWorkers empties workers and ends or replaces them. A caller that leaves doesn't stop that."""
 
 def add_HostServiceServicer_to_server(servicer: HostServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

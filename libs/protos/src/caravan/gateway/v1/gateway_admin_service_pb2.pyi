@@ -206,6 +206,85 @@ class SetPageBudgetsResponse(_message.Message):
 Global___SetPageBudgetsResponse: _TypeAlias = SetPageBudgetsResponse  # noqa: Y015
 
 @_typing.final
+class DrainWorkersRequest(_message.Message):
+    """DrainWorkersRequest names workers, by model or by engine host or by both."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    REPLICA_INDEX_FIELD_NUMBER: _builtins.int
+    ENGINE_ADDRESS_FIELD_NUMBER: _builtins.int
+    TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    RESTART_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Name or alias of a model; all models when unset."""
+    replica_index: _builtins.int
+    """Which of the model's replicas, numbered as in GetGatewayStatus; all when unset."""
+    engine_address: _builtins.str
+    """Address of an engine host, as in GetGatewayStatus; all hosts when unset."""
+    timeout_ms: _builtins.int
+    """How long running requests may take to finish; each engine host's own setting when unset."""
+    restart: _builtins.bool
+    """Whether each worker is replaced before the next one is drained; else they end together."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str | None = ...,
+        replica_index: _builtins.int | None = ...,
+        engine_address: _builtins.str | None = ...,
+        timeout_ms: _builtins.int | None = ...,
+        restart: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_engine_address", b"_engine_address", "_model", b"_model", "_replica_index", b"_replica_index", "_timeout_ms", b"_timeout_ms", "engine_address", b"engine_address", "model", b"model", "replica_index", b"replica_index", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_engine_address", b"_engine_address", "_model", b"_model", "_replica_index", b"_replica_index", "_timeout_ms", b"_timeout_ms", "engine_address", b"engine_address", "model", b"model", "replica_index", b"replica_index", "restart", b"restart", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__engine_address: _TypeAlias = _typing.Literal["engine_address"]  # noqa: Y015
+    _WhichOneofArgType__engine_address: _TypeAlias = _typing.Literal["_engine_address", b"_engine_address"]  # noqa: Y015
+    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    _WhichOneofReturnType__replica_index: _TypeAlias = _typing.Literal["replica_index"]  # noqa: Y015
+    _WhichOneofArgType__replica_index: _TypeAlias = _typing.Literal["_replica_index", b"_replica_index"]  # noqa: Y015
+    _WhichOneofReturnType__timeout_ms: _TypeAlias = _typing.Literal["timeout_ms"]  # noqa: Y015
+    _WhichOneofArgType__timeout_ms: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__engine_address) -> _WhichOneofReturnType__engine_address | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__replica_index) -> _WhichOneofReturnType__replica_index | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__timeout_ms) -> _WhichOneofReturnType__timeout_ms | None: ...
+
+Global___DrainWorkersRequest: _TypeAlias = DrainWorkersRequest  # noqa: Y015
+
+@_typing.final
+class DrainWorkersResponse(_message.Message):
+    """DrainWorkersResponse says how it ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_COUNT_FIELD_NUMBER: _builtins.int
+    UNFINISHED_REQUEST_COUNT_FIELD_NUMBER: _builtins.int
+    worker_count: _builtins.int
+    """How many workers were drained."""
+    unfinished_request_count: _builtins.int
+    """How many requests they didn't finish in time, and handed over where there was another worker."""
+    def __init__(
+        self,
+        *,
+        worker_count: _builtins.int = ...,
+        unfinished_request_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["unfinished_request_count", b"unfinished_request_count", "worker_count", b"worker_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainWorkersResponse: _TypeAlias = DrainWorkersResponse  # noqa: Y015
+
+@_typing.final
 class GetWorkerStatsRequest(_message.Message):
     """GetWorkerStatsRequest asks for the numbers."""
 

@@ -50,6 +50,11 @@ class GatewayAdminServiceStub:
                 request_serializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.SetPageBudgetsRequest.SerializeToString,
                 response_deserializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.SetPageBudgetsResponse.FromString,
                 _registered_method=True)
+        self.DrainWorkers = channel.unary_unary(
+                '/caravan.gateway.v1.GatewayAdminService/DrainWorkers',
+                request_serializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.DrainWorkersRequest.SerializeToString,
+                response_deserializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.DrainWorkersResponse.FromString,
+                _registered_method=True)
         self.GetWorkerStats = channel.unary_unary(
                 '/caravan.gateway.v1.GatewayAdminService/GetWorkerStats',
                 request_serializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.GetWorkerStatsRequest.SerializeToString,
@@ -85,6 +90,16 @@ class GatewayAdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrainWorkers(self, request, context):
+        """DrainWorkers empties workers: they take nothing new and finish what runs, for a time. What they don't
+        finish goes on on other workers of the model, from where it is; where there are none, it ends. Then
+        they are ended, or replaced. Needs the permission `models` on the deployment. A caller that leaves
+        doesn't stop what has begun.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetWorkerStats(self, request, context):
         """GetWorkerStats tells the numbers of the workers of all engine hosts, at most a few seconds old;
         needs the permission `metrics`.
@@ -110,6 +125,11 @@ def add_GatewayAdminServiceServicer_to_server(servicer, server):
                     servicer.SetPageBudgets,
                     request_deserializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.SetPageBudgetsRequest.FromString,
                     response_serializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.SetPageBudgetsResponse.SerializeToString,
+            ),
+            'DrainWorkers': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainWorkers,
+                    request_deserializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.DrainWorkersRequest.FromString,
+                    response_serializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.DrainWorkersResponse.SerializeToString,
             ),
             'GetWorkerStats': grpc.unary_unary_rpc_method_handler(
                     servicer.GetWorkerStats,
@@ -199,6 +219,33 @@ class GatewayAdminService:
             '/caravan.gateway.v1.GatewayAdminService/SetPageBudgets',
             caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.SetPageBudgetsRequest.SerializeToString,
             caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.SetPageBudgetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainWorkers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/caravan.gateway.v1.GatewayAdminService/DrainWorkers',
+            caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.DrainWorkersRequest.SerializeToString,
+            caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.DrainWorkersResponse.FromString,
             options,
             channel_credentials,
             insecure,

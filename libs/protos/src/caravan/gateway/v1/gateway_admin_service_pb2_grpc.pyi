@@ -44,6 +44,12 @@ class GatewayAdminServiceStub:
     """SetPageBudgets changes how much each worker of a model stores, until it ends; needs the permission
     `models` on the model.
     """
+    DrainWorkers: _grpc.UnaryUnaryMultiCallable[_gateway_admin_service_pb2.DrainWorkersRequest, _gateway_admin_service_pb2.DrainWorkersResponse]
+    """DrainWorkers empties workers: they take nothing new and finish what runs, for a time. What they don't
+    finish goes on on other workers of the model, from where it is; where there are none, it ends. Then
+    they are ended, or replaced. Needs the permission `models` on the deployment. A caller that leaves
+    doesn't stop what has begun.
+    """
     GetWorkerStats: _grpc.UnaryUnaryMultiCallable[_gateway_admin_service_pb2.GetWorkerStatsRequest, _gateway_admin_service_pb2.GetWorkerStatsResponse]
     """GetWorkerStats tells the numbers of the workers of all engine hosts, at most a few seconds old;
     needs the permission `metrics`.
@@ -64,6 +70,12 @@ class GatewayAdminServiceAsyncStub(GatewayAdminServiceStub):
     SetPageBudgets: _aio.UnaryUnaryMultiCallable[_gateway_admin_service_pb2.SetPageBudgetsRequest, _gateway_admin_service_pb2.SetPageBudgetsResponse]  # type: ignore[assignment]
     """SetPageBudgets changes how much each worker of a model stores, until it ends; needs the permission
     `models` on the model.
+    """
+    DrainWorkers: _aio.UnaryUnaryMultiCallable[_gateway_admin_service_pb2.DrainWorkersRequest, _gateway_admin_service_pb2.DrainWorkersResponse]  # type: ignore[assignment]
+    """DrainWorkers empties workers: they take nothing new and finish what runs, for a time. What they don't
+    finish goes on on other workers of the model, from where it is; where there are none, it ends. Then
+    they are ended, or replaced. Needs the permission `models` on the deployment. A caller that leaves
+    doesn't stop what has begun.
     """
     GetWorkerStats: _aio.UnaryUnaryMultiCallable[_gateway_admin_service_pb2.GetWorkerStatsRequest, _gateway_admin_service_pb2.GetWorkerStatsResponse]  # type: ignore[assignment]
     """GetWorkerStats tells the numbers of the workers of all engine hosts, at most a few seconds old;
@@ -100,6 +112,18 @@ class GatewayAdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_gateway_admin_service_pb2.SetPageBudgetsResponse, _abc.Awaitable[_gateway_admin_service_pb2.SetPageBudgetsResponse]]:
         """SetPageBudgets changes how much each worker of a model stores, until it ends; needs the permission
         `models` on the model.
+        """
+
+    @_abc_1.abstractmethod
+    def DrainWorkers(
+        self,
+        request: _gateway_admin_service_pb2.DrainWorkersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_admin_service_pb2.DrainWorkersResponse, _abc.Awaitable[_gateway_admin_service_pb2.DrainWorkersResponse]]:
+        """DrainWorkers empties workers: they take nothing new and finish what runs, for a time. What they don't
+        finish goes on on other workers of the model, from where it is; where there are none, it ends. Then
+        they are ended, or replaced. Needs the permission `models` on the deployment. A caller that leaves
+        doesn't stop what has begun.
         """
 
     @_abc_1.abstractmethod

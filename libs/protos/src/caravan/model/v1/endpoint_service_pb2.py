@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from caravan.model.v1 import model_pb2 as caravan_dot_model_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'caravan/model/v1/endpoint_service.proto\x12\x10\x63\x61ravan.model.v1\x1a\x1c\x63\x61ravan/model/v1/model.proto\"\x17\n\x15WatchEndpointsRequest\"\x81\x01\n\x16WatchEndpointsResponse\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\'\n\x06models\x18\x02 \x03(\x0b\x32\x17.caravan.model.v1.Model\x12-\n\tendpoints\x18\x03 \x03(\x0b\x32\x1a.caravan.model.v1.Endpoint\"j\n\x08\x45ndpoint\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x02 \x01(\t\x12\x15\n\rreplica_index\x18\x03 \x01(\r\x12\x11\n\tworker_id\x18\x04 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t2x\n\x0f\x45ndpointService\x12\x65\n\x0eWatchEndpoints\x12\'.caravan.model.v1.WatchEndpointsRequest\x1a(.caravan.model.v1.WatchEndpointsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'caravan/model/v1/endpoint_service.proto\x12\x10\x63\x61ravan.model.v1\x1a\x1c\x63\x61ravan/model/v1/model.proto\"\x17\n\x15WatchEndpointsRequest\"\x92\x01\n\x16WatchEndpointsResponse\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\'\n\x06models\x18\x02 \x03(\x0b\x32\x17.caravan.model.v1.Model\x12-\n\tendpoints\x18\x03 \x03(\x0b\x32\x1a.caravan.model.v1.Endpoint\x12\x0f\n\x07leaving\x18\x04 \x01(\x08\"j\n\x08\x45ndpoint\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x02 \x01(\t\x12\x15\n\rreplica_index\x18\x03 \x01(\r\x12\x11\n\tworker_id\x18\x04 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t2x\n\x0f\x45ndpointService\x12\x65\n\x0eWatchEndpoints\x12\'.caravan.model.v1.WatchEndpointsRequest\x1a(.caravan.model.v1.WatchEndpointsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,9 +35,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHENDPOINTSREQUEST']._serialized_start=91
   _globals['_WATCHENDPOINTSREQUEST']._serialized_end=114
   _globals['_WATCHENDPOINTSRESPONSE']._serialized_start=117
-  _globals['_WATCHENDPOINTSRESPONSE']._serialized_end=246
-  _globals['_ENDPOINT']._serialized_start=248
-  _globals['_ENDPOINT']._serialized_end=354
-  _globals['_ENDPOINTSERVICE']._serialized_start=356
-  _globals['_ENDPOINTSERVICE']._serialized_end=476
+  _globals['_WATCHENDPOINTSRESPONSE']._serialized_end=263
+  _globals['_ENDPOINT']._serialized_start=265
+  _globals['_ENDPOINT']._serialized_end=371
+  _globals['_ENDPOINTSERVICE']._serialized_start=373
+  _globals['_ENDPOINTSERVICE']._serialized_end=493
 # @@protoc_insertion_point(module_scope)

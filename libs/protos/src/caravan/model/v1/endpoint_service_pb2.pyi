@@ -45,8 +45,11 @@ class WatchEndpointsResponse(_message.Message):
     HOST_ID_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     ENDPOINTS_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
     host_id: _builtins.str
     """Which engine host speaks; changes when it is restarted."""
+    leaving: _builtins.bool
+    """Whether the host is shutting down: what it drains then comes back with the next host, or elsewhere."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.Model]:
         """All models of the host."""
@@ -61,10 +64,11 @@ class WatchEndpointsResponse(_message.Message):
         host_id: _builtins.str = ...,
         models: _abc.Iterable[_model_pb2.Model] | None = ...,
         endpoints: _abc.Iterable[Global___Endpoint] | None = ...,
+        leaving: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoints", b"endpoints", "host_id", b"host_id", "models", b"models"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoints", b"endpoints", "host_id", b"host_id", "leaving", b"leaving", "models", b"models"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
