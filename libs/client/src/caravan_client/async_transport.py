@@ -1,6 +1,7 @@
 """Sends operations over an asyncio channel. Belongs to the event loop of its first call."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Generic, Self, TypeVar
@@ -12,8 +13,12 @@ from tenacity import AsyncRetrying
 from caravan_client.accumulation import Accumulator
 from caravan_client.calls import Attempt, CallPlan, channel_credentials, channel_options
 from caravan_client.connection import Connection
+from caravan_client.errors import CaravanError
 from caravan_client.generation import CallOptions, Delta, Event, Generation
 from caravan_client.operations.operation import Operation, Page
+from caravan_client.resuming import RESUMABLE, Recovery
+
+_FAREWELL_S = 1.0
 
 T = TypeVar("T")
 
@@ -25,6 +30,7 @@ class AsyncTransport:
         self.connection = connection
         self._credentials = None if connection.tls is None else channel_credentials(connection.tls)
         self._channel: grpc.aio.Channel | None = None
+        self._farewells = AsyncFarewells(self.channel)
 
     def channel(self) -> grpc.aio.Channel:
         """The channel, which is made when a loop is there to hold it."""
@@ -68,13 +74,14 @@ class AsyncTransport:
         self, operation: Operation[Event | None], options: CallOptions
     ) -> "AsyncGenerationStream":
         """Like `stream`, for the events of a generation."""
-        return AsyncGenerationStream(
-            self.channel, operation, CallPlan(self.connection, options, operation)
-        )
+        metadata = RESUMABLE if self.connection.max_retries > 0 else ()
+        plan = CallPlan(self.connection, options, operation, metadata)
+        return AsyncGenerationStream(self.channel, operation, plan, self._farewells)
 
     async def close(self) -> None:
         """Ends all calls and the connection."""
         if self._channel is not None:
+            await self._farewells.wait()
             await self._channel.close()
 
     async def _unary_once(self, operation: Operation[T], plan: CallPlan) -> T:
@@ -128,7 +135,7 @@ class AsyncStream(Generic[T]):
         if self._closed:
             raise StopAsyncIteration
         try:
-            message = await self._next()
+            message = await self._next_news()
         except BaseException as error:
             self._plan.end(error)
             raise
@@ -158,6 +165,10 @@ class AsyncStream(Generic[T]):
     def _ended(self) -> None:
         """Called when the server has ended the stream well."""
 
+    async def _next_news(self) -> T | None:
+        """What `__anext__` gives."""
+        return await self._next()
+
     async def _next(self) -> T | None:
         if self._call is None or self._attempt is None:
             first: T | None = await AsyncRetrying(**self._plan.retry_rules)(self._open)
@@ -165,14 +176,16 @@ class AsyncStream(Generic[T]):
         return await self._read(self._call, self._attempt)
 
     async def _open(self) -> T | None:
-        attempt = self._plan.attempt()
+        return await self._read(*self._begin(self._operation, self._plan.attempt()))
+
+    def _begin(
+        self, operation: Operation[T | None], attempt: Attempt
+    ) -> "tuple[grpc.aio.UnaryStreamCall[bytes, bytes], Attempt]":
         method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes]
-        method = self._channel().unary_stream(self._operation.method)
-        call = method(
-            self._operation.payload, timeout=attempt.timeout_s, metadata=_metadata(attempt)
-        )
-        self._call, self._attempt = call, attempt
-        return await self._read(call, attempt)
+        method = self._channel().unary_stream(operation.method)
+        call = method(operation.payload, timeout=attempt.timeout_s, metadata=_metadata(attempt))
+        self._operation, self._call, self._attempt = operation, call, attempt
+        return call, attempt
 
     async def _read(
         self, call: "grpc.aio.UnaryStreamCall[bytes, bytes]", attempt: Attempt
@@ -195,17 +208,52 @@ class AsyncStream(Generic[T]):
         return None
 
 
+class AsyncFarewells:
+    """Says of streams that their rest isn't wanted, without waiting for the answer."""
+
+    def __init__(self, channel: Callable[[], grpc.aio.Channel]) -> None:
+        self._channel = channel
+        self._pending: list[grpc.aio.UnaryUnaryCall[bytes, bytes]] = []
+
+    def send(self, operation: Operation[None], attempt: Attempt) -> None:
+        """Sends it; what fails doesn't matter, since streams end by themselves some time."""
+        self._pending = [each for each in self._pending if not each.done()]
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
+        call = self._channel().unary_unary(operation.method)
+        metadata = _metadata(attempt)
+        self._pending.append(call(operation.payload, timeout=_FAREWELL_S, metadata=metadata))
+
+    async def wait(self) -> None:
+        """Returns when all have arrived, or failed."""
+        pending, self._pending = self._pending, []
+        for each in pending:
+            with contextlib.suppress(grpc.RpcError):
+                await each
+
+
 class AsyncGenerationStream(AsyncStream[Event]):
-    """The events of a generation; afterwards also the answer as a whole."""
+    """The events of a generation; afterwards also the answer as a whole.
+
+    When the connection breaks after its first event it is resumed, also by another gateway; all
+    that shows is a pause.
+    """
 
     def __init__(
         self,
         channel: Callable[[], grpc.aio.Channel],
         operation: Operation[Event | None],
         plan: CallPlan,
+        farewells: AsyncFarewells,
     ) -> None:
         super().__init__(channel, operation, plan)
         self._accumulator = Accumulator()
+        self._recovery = Recovery(is_wanted=plan.can_resume)
+        self._farewells = farewells
+
+    def close(self) -> None:
+        """Ends the call: the gateway stops working on it. Harmless when it is over already."""
+        self._say_farewell()
+        super().close()
 
     @property
     def text_so_far(self) -> str:
@@ -226,6 +274,29 @@ class AsyncGenerationStream(AsyncStream[Event]):
         async for event in self:
             if isinstance(event, Delta) and event.choice_index == 0:
                 yield event.text
+
+    async def _next_news(self) -> Event | None:
+        try:
+            return await self._next_or_resume()
+        except asyncio.CancelledError:
+            self._say_farewell()
+            raise
+
+    async def _next_or_resume(self) -> Event | None:
+        while True:
+            try:
+                event = await self._next()
+            except CaravanError as error:
+                await asyncio.sleep(self._recovery.pause_s(error, self._plan.time_left()))
+                attempt = self._plan.attempt(self._recovery.request_id)
+                self._begin(self._recovery.resumption(), attempt)
+                continue
+            if event is None or self._recovery.is_news(event):
+                return event
+
+    def _say_farewell(self) -> None:
+        if (farewell := self._recovery.farewell()) is not None:
+            self._farewells.send(farewell, self._plan.attempt(self._recovery.request_id))
 
     def _arrived(self, message: Event) -> None:
         self._accumulator.add(message)

@@ -37,9 +37,13 @@ class CallPlan:
     """One call over all its attempts: they share a deadline, and each has its own request id."""
 
     def __init__(
-        self, connection: Connection, options: CallOptions, operation: Operation[object]
+        self,
+        connection: Connection,
+        options: CallOptions,
+        operation: Operation[object],
+        metadata: tuple[tuple[str, str], ...] = (),
     ) -> None:
-        """Starts the clock of the call.
+        """Starts the clock of the call; `metadata` goes along with each attempt.
 
         Raises:
             ConfigurationError: the timeout is not above 0.
@@ -48,6 +52,7 @@ class CallPlan:
         check_keywords(options, CallOptions)
         self._connection = connection
         self._request_id = options.get("request_id")
+        self._metadata = metadata
         self.timeout_s = options.get("timeout_s", connection.timeout_s)
         if self.timeout_s is not None and not self.timeout_s > 0:
             raise ConfigurationError(
@@ -63,13 +68,24 @@ class CallPlan:
         """When to try again."""
         return retry_rules(self._connection.max_retries, self.timeout_s)
 
-    def attempt(self) -> Attempt:
-        """Names the next attempt and gives it what is left of the time."""
-        request_id = self._last_request_id = self._request_id or uuid.uuid4().hex
-        timeout_s = None
-        if self.timeout_s is not None:
-            timeout_s = max(0.0, self._started + self.timeout_s - time.monotonic())
+    @property
+    def can_resume(self) -> bool:
+        """Whether what breaks is tried again."""
+        return self._connection.max_retries > 0
+
+    def time_left(self) -> float | None:
+        """Seconds until the deadline, if there is one."""
+        if self.timeout_s is None:
+            return None
+        return max(0.0, self._started + self.timeout_s - time.monotonic())
+
+    def attempt(self, request_id: str | None = None) -> Attempt:
+        """Names the next attempt, if it has no name, and gives it what is left of the time."""
+        request_id = request_id or self._request_id or uuid.uuid4().hex
+        self._last_request_id = request_id
+        timeout_s = self.time_left()
         metadata = (
+            *self._metadata,
             ("authorization", f"Bearer {self._connection.api_key}"),
             (REQUEST_ID_KEY, request_id),
             (TRACEPARENT_KEY, self._trace.begin()),

@@ -1,5 +1,7 @@
 """Sends operations over a blocking channel. Safe to share between threads, streams apart."""
 
+import contextlib
+import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
@@ -10,8 +12,12 @@ from tenacity import Retrying
 from caravan_client.accumulation import Accumulator
 from caravan_client.calls import Attempt, CallPlan, channel_credentials, channel_options
 from caravan_client.connection import Connection
+from caravan_client.errors import CaravanError
 from caravan_client.generation import CallOptions, Delta, Event, Generation
 from caravan_client.operations.operation import Operation, Page
+from caravan_client.resuming import RESUMABLE, Recovery
+
+_FAREWELL_S = 1.0
 
 T = TypeVar("T")
 
@@ -27,6 +33,7 @@ class SyncTransport:
         else:
             credentials = channel_credentials(connection.tls)
             self._channel = grpc.secure_channel(connection.address, credentials, options=options)
+        self._farewells = Farewells(self._channel)
 
     def unary(self, operation: Operation[T], options: CallOptions) -> T:
         """Makes the call and returns its answer.
@@ -58,12 +65,13 @@ class SyncTransport:
         self, operation: Operation[Event | None], options: CallOptions
     ) -> "GenerationStream":
         """Like `stream`, for the events of a generation."""
-        return GenerationStream(
-            self._channel, operation, CallPlan(self.connection, options, operation)
-        )
+        metadata = RESUMABLE if self.connection.max_retries > 0 else ()
+        plan = CallPlan(self.connection, options, operation, metadata)
+        return GenerationStream(self._channel, operation, plan, self._farewells)
 
     def close(self) -> None:
         """Ends all calls and the connection."""
+        self._farewells.wait()
         self._channel.close()
 
     def _unary_once(self, operation: Operation[T], plan: CallPlan) -> T:
@@ -75,6 +83,14 @@ class SyncTransport:
         except grpc.RpcError as error:
             raise plan.error(error, attempt) from error
         return operation.decode(data)
+
+
+class _Pending(Protocol):
+    """The same of a call that isn't waited for."""
+
+    def done(self) -> bool: ...
+
+    def result(self, timeout: float | None = None) -> bytes: ...
 
 
 class _Call(Protocol):
@@ -120,7 +136,7 @@ class Stream(Generic[T]):
         if self._closed:
             raise StopIteration
         try:
-            message = self._next()
+            message = self._next_news()
         except BaseException as error:
             self._plan.end(error)
             raise
@@ -150,6 +166,10 @@ class Stream(Generic[T]):
     def _ended(self) -> None:
         """Called when the server has ended the stream well."""
 
+    def _next_news(self) -> T | None:
+        """What `__next__` gives."""
+        return self._next()
+
     def _next(self) -> T | None:
         if self._call is None or self._attempt is None:
             first: T | None = Retrying(**self._plan.retry_rules)(self._open)
@@ -157,12 +177,14 @@ class Stream(Generic[T]):
         return self._read(self._call, self._attempt)
 
     def _open(self) -> T | None:
-        attempt = self._plan.attempt()
+        return self._read(*self._begin(self._operation, self._plan.attempt()))
+
+    def _begin(self, operation: Operation[T | None], attempt: Attempt) -> tuple[_Call, Attempt]:
         method: grpc.UnaryStreamMultiCallable[bytes, bytes]
-        method = self._channel.unary_stream(self._operation.method)
-        call = method(self._operation.payload, timeout=attempt.timeout_s, metadata=attempt.metadata)
-        self._call, self._attempt = call, attempt
-        return self._read(call, attempt)
+        method = self._channel.unary_stream(operation.method)
+        call = method(operation.payload, timeout=attempt.timeout_s, metadata=attempt.metadata)
+        self._operation, self._call, self._attempt = operation, call, attempt
+        return call, attempt
 
     def _read(self, call: _Call, attempt: Attempt) -> T | None:
         """The next message, or None at the end; kinds newer than this client are passed over."""
@@ -177,14 +199,54 @@ class Stream(Generic[T]):
         return None
 
 
+class Farewells:
+    """Says of streams that their rest isn't wanted, without waiting for the answer."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._channel = channel
+        self._pending: list[_Pending] = []
+
+    def send(self, operation: Operation[None], attempt: Attempt) -> None:
+        """Sends it; what fails doesn't matter, since streams end by themselves some time."""
+        self._pending = [each for each in self._pending if not each.done()]
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes]
+        call = self._channel.unary_unary(operation.method)
+        self._pending.append(
+            call.future(operation.payload, timeout=_FAREWELL_S, metadata=attempt.metadata)
+        )
+
+    def wait(self) -> None:
+        """Returns when all have arrived, or failed."""
+        for each in self._pending:
+            with contextlib.suppress(grpc.RpcError, grpc.FutureTimeoutError):
+                each.result(_FAREWELL_S)
+        self._pending.clear()
+
+
 class GenerationStream(Stream[Event]):
-    """The events of a generation; afterwards also the answer as a whole."""
+    """The events of a generation; afterwards also the answer as a whole.
+
+    When the connection breaks after its first event it is resumed, also by another gateway; all
+    that shows is a pause.
+    """
 
     def __init__(
-        self, channel: grpc.Channel, operation: Operation[Event | None], plan: CallPlan
+        self,
+        channel: grpc.Channel,
+        operation: Operation[Event | None],
+        plan: CallPlan,
+        farewells: Farewells,
     ) -> None:
         super().__init__(channel, operation, plan)
         self._accumulator = Accumulator()
+        self._recovery = Recovery(is_wanted=plan.can_resume)
+        self._farewells = farewells
+
+    def close(self) -> None:
+        """Ends the call: the gateway stops working on it. Harmless when it is over already."""
+        if (farewell := self._recovery.farewell()) is not None:
+            self._farewells.send(farewell, self._plan.attempt(self._recovery.request_id))
+        super().close()
 
     @property
     def text_so_far(self) -> str:
@@ -205,6 +267,18 @@ class GenerationStream(Stream[Event]):
         for event in self:
             if isinstance(event, Delta) and event.choice_index == 0:
                 yield event.text
+
+    def _next_news(self) -> Event | None:
+        while True:
+            try:
+                event = self._next()
+            except CaravanError as error:
+                time.sleep(self._recovery.pause_s(error, self._plan.time_left()))
+                attempt = self._plan.attempt(self._recovery.request_id)
+                self._begin(self._recovery.resumption(), attempt)
+                continue
+            if event is None or self._recovery.is_news(event):
+                return event
 
     def _arrived(self, message: Event) -> None:
         self._accumulator.add(message)

@@ -30,9 +30,13 @@ _CODES: dict[grpc.StatusCode, tuple[Reason, ...]] = {
         Reason.KEY_REVOKED,
     ),
     grpc.StatusCode.PERMISSION_DENIED: (Reason.PERMISSION_DENIED, Reason.PEER_NOT_ALLOWED),
-    grpc.StatusCode.NOT_FOUND: (Reason.MODEL_NOT_FOUND, Reason.RESOURCE_NOT_FOUND),
+    grpc.StatusCode.NOT_FOUND: (
+        Reason.MODEL_NOT_FOUND,
+        Reason.RESOURCE_NOT_FOUND,
+        Reason.STREAM_NOT_KEPT,
+    ),
     grpc.StatusCode.ALREADY_EXISTS: (Reason.ALREADY_EXISTS,),
-    grpc.StatusCode.ABORTED: (Reason.READER_STALLED,),
+    grpc.StatusCode.ABORTED: (Reason.READER_STALLED, Reason.RESUMED_ELSEWHERE),
     grpc.StatusCode.FAILED_PRECONDITION: (
         Reason.MODEL_NOT_LOADED,
         Reason.MODEL_LOAD_FAILED,

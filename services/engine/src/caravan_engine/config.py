@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from caravan_engine.retention_settings import RetentionSettings
 from caravan_engine.setting_names import LLAMA_CPP_NAMES
 from caravan_servicekit.addresses import Address
 from caravan_servicekit.settings import Section, ServiceSettings
@@ -349,6 +350,7 @@ class EngineSettings(ServiceSettings):
     context: ContextSettings = Field(ContextSettings(), description="llama.cpp's context.")
     kv: KvSettings = Field(KvSettings(), description="Pages of computed positions.")
     queue: QueueSettings = Field(QueueSettings(), description="Waiting requests.")
+    retention: RetentionSettings = Field(RetentionSettings(), description="Broken streams.")
     chat: ChatSettings = Field(ChatSettings(), description="Chat templates.")
     telemetry: TelemetrySettings = Field(TelemetrySettings(), description="Numbers of workers.")
     metrics: MetricsSettings = Field(MetricsSettings(), description="Metrics log of workers.")

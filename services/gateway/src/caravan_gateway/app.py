@@ -14,6 +14,7 @@ from typing import Any
 import grpc.aio
 
 from caravan.gateway.v1 import gateway_admin_service_pb2 as gateway_pb
+from caravan.gateway.v1 import stream_service_pb2 as stream_pb
 from caravan.inference.v1 import inference_service_pb2 as inference_pb
 from caravan.model.v1 import model_service_pb2 as model_pb
 from caravan.policy.v1 import policy_admin_service_pb2 as policy_pb
@@ -22,6 +23,7 @@ from caravan_gateway.clients.convert import usage_to
 from caravan_gateway.clients.engine_hosts import EngineHosts
 from caravan_gateway.clients.failures import loss_of, outcome_of
 from caravan_gateway.clients.forwarding import ServiceForwarder
+from caravan_gateway.clients.kept_streams import KeptStreams
 from caravan_gateway.clients.policy_client import PolicyClient
 from caravan_gateway.clients.policy_watch import PolicyWatch
 from caravan_gateway.clients.stored_pages import StoredPages
@@ -32,7 +34,9 @@ from caravan_gateway.config import GatewaySettings
 from caravan_gateway.domain.admission import (
     Authenticate,
     Authorize,
+    Keep,
     Measure,
+    Reclaim,
     Record,
     Route,
     Stage,
@@ -57,10 +61,12 @@ from caravan_gateway.metrics import (
     UsageMetrics,
     declare_gauges,
 )
+from caravan_gateway.rpc.convert_specs import spec_from
 from caravan_gateway.rpc.gateway_admin_servicer import GatewayAdminServicer
 from caravan_gateway.rpc.inference_servicer import InferenceServicer
 from caravan_gateway.rpc.model_servicer import ModelServicer
 from caravan_gateway.rpc.policy_admin_servicer import PolicyAdminServicer
+from caravan_gateway.rpc.stream_servicer import StreamServicer
 from caravan_gateway.rpc.trace_query_servicer import TraceQueryServicer
 from caravan_gateway.runtime.access import AccessGate
 from caravan_gateway.runtime.call_spans import CallSpans
@@ -69,6 +75,7 @@ from caravan_gateway.runtime.gateway_status import Dependency, GatewayStatus
 from caravan_gateway.runtime.inference_pipeline import InferencePipeline
 from caravan_gateway.runtime.live_calls import LiveCalls
 from caravan_gateway.runtime.policy_sync import PolicySync
+from caravan_gateway.runtime.stream_ledger import StreamLedger
 from caravan_gateway.runtime.usage_delivery import UsageDelivery
 from caravan_gateway.storage.usage_spool import SqliteSpool
 from caravan_obskit.instruments import Instruments
@@ -95,6 +102,7 @@ _PUBLIC_SERVICES = (
     policy_pb.DESCRIPTOR.services_by_name["PolicyAdminService"],
     gateway_pb.DESCRIPTOR.services_by_name["GatewayAdminService"],
     trace_query_pb.DESCRIPTOR.services_by_name["TraceQueryService"],
+    stream_pb.DESCRIPTOR.services_by_name["StreamService"],
 )
 _log = logging.getLogger("caravan.gateway")
 
@@ -127,7 +135,9 @@ class GatewayApp:
             self._tls,
             self._tracing.calls,
             max_response_bytes=settings.server.max_response_bytes,
+            gateway_id=settings.name,
         )
+        self._streams = KeptStreams(self._catalog, self._workers, spec_from)
         self._call_metrics = CallMetrics(self._instruments)
         self._live_calls = LiveCalls(
             max_calls=settings.server.max_calls,
@@ -262,17 +272,43 @@ class GatewayApp:
         )
         self._run_in_background(self._hosts.run(), "engine watch")
 
-    def _stages(self) -> tuple[Stage, ...]:
-        """The way of every inference call, in order."""
-        return (
+    def _pipelines(self) -> tuple[InferencePipeline, InferencePipeline]:
+        """The way of every inference call, and that of one which goes on with a stream."""
+        begin = (
             Authenticate(self._authenticator),
             Authorize(self._authorizer, self._catalog),
-            Validate(draw_seed=lambda: secrets.randbits(64)),
-            Route(self._catalog, self._router),
+        )
+        begun = (
             Stream(self._make_runner()),
             Measure(GenerationMetrics(self._instruments, clock=time.monotonic).observe),
-            Record(self._usage, new_id=lambda: uuid.uuid4().hex, clock=time.monotonic),
+            Record(self._usage, new_id=_new_id, clock=time.monotonic),
+            Keep(self._start_ledger(), new_id=_new_id),
         )
+        new = (
+            Validate(draw_seed=lambda: secrets.randbits(64)),
+            Route(self._catalog, self._router),
+        )
+        resumed = (Reclaim(self._catalog, self._router, self._streams),)
+        return self._pipeline((*begin, *new, *begun)), self._pipeline((*begin, *resumed, *begun))
+
+    def _pipeline(self, stages: tuple[Stage, ...]) -> InferencePipeline:
+        return InferencePipeline(
+            stages,
+            self._live_calls,
+            outcome_of=outcome_of,
+            clock=time.monotonic,
+            spans=CallSpans(self._tracing.tracer),
+        )
+
+    def _start_ledger(self) -> StreamLedger:
+        ledger = StreamLedger(
+            self._streams.tell,
+            num_taken=lambda: self._usage.num_taken,
+            num_written=lambda: self._usage.num_written,
+        )
+        self._workers.tell_through(ledger)
+        self._run_in_background(ledger.run(), "stream ledger")
+        return ledger
 
     def _make_runner(self) -> FailingOver:
         settings = self._settings.failover
@@ -312,13 +348,7 @@ class GatewayApp:
         )
 
     def _add_servicers(self) -> None:
-        pipeline = InferencePipeline(
-            self._stages(),
-            self._live_calls,
-            outcome_of=outcome_of,
-            clock=time.monotonic,
-            spans=CallSpans(self._tracing.tracer),
-        )
+        pipeline, resuming = self._pipelines()
         gate = AccessGate(self._live_calls, self._authenticator, self._authorizer, self._catalog)
         limit = self._settings.server.max_response_bytes
         servicers = (
@@ -333,6 +363,7 @@ class GatewayApp:
                 WorkerDrain(self._catalog, self._hosts),
             ),
             TraceQueryServicer(gate, self._traces),
+            StreamServicer(resuming, gate, self._streams),
         )
         for servicer, descriptor in zip(servicers, _PUBLIC_SERVICES, strict=True):
             self._server.add(servicer, descriptor)
@@ -409,6 +440,10 @@ class GatewayApp:
         task = asyncio.create_task(work, name=name)
         task.add_done_callback(_log_death)
         self._resources.push_async_callback(_end, task)
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex
 
 
 def _log_death(task: asyncio.Task[None]) -> None:

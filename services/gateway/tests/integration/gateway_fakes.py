@@ -301,6 +301,11 @@ class FakeWorker(FakeServer):
         self.leaving = asyncio.Event()
         self.hold_after = None
         self.forgets = False
+        self.kept = {}  # what FindStream answers, by tenant, principal and request id
+        self.found = []
+        self.recorded = []
+        self.dropped = []
+        self.stopped = []
 
     def add_to(self, server):
         server.add(self, worker_pb.DESCRIPTOR.services_by_name["WorkerService"], peers=("gateway",))
@@ -371,6 +376,27 @@ class FakeWorker(FakeServer):
 
     async def WatchStats(self, request, call):
         yield worker_pb.WatchStatsResponse()
+
+    async def FindStream(self, request, call):
+        found = self.kept.get(
+            (request.caller.tenant, request.caller.principal, request.caller.request_id)
+        )
+        if found is None:
+            raise RefusedError(Reason.STREAM_NOT_KEPT)
+        self.found.append(request)
+        return found
+
+    async def ReleaseStreams(self, request, call):
+        self.recorded += request.recorded_usage_ids
+        self.dropped += request.dropped_usage_ids
+        return worker_pb.ReleaseStreamsResponse()
+
+    async def StopStream(self, request, call):
+        caller = request.caller
+        if (caller.tenant, caller.principal, caller.request_id) not in self.kept:
+            raise RefusedError(Reason.STREAM_NOT_KEPT)
+        self.stopped.append(caller.request_id)
+        return worker_pb.StopStreamResponse()
 
     async def DropPages(self, request, call):
         self.orders.append(request)

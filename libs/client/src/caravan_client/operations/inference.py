@@ -91,7 +91,7 @@ def stream_generate(request: generation_pb.GenerateRequest) -> Operation[Event |
         f"{_SERVICE}StreamGenerate",
         request,
         generation_pb.GenerateEvent,
-        _parse_event,
+        parse_event,
         title=_title(request),
     )
 
@@ -165,7 +165,8 @@ def parse_usage(usage: generation_pb.Usage) -> Usage:
     return Usage(usage.input_tokens, usage.cached_tokens, usage.output_tokens)
 
 
-def _parse_event(event: generation_pb.GenerateEvent) -> Event | None:
+def parse_event(event: generation_pb.GenerateEvent) -> Event | None:
+    """Reads an event of a stream; None if it is newer than this client."""
     match event.WhichOneof("event"):
         case "started":
             return _parse_started(event.started)

@@ -11,6 +11,7 @@ from caravan_engine.config import (
     MetricsSettings,
     QueueSettings,
 )
+from caravan_engine.retention_settings import RetentionSettings
 
 
 class WorkerSettings(BaseModel):
@@ -32,6 +33,7 @@ class WorkerSettings(BaseModel):
     kv: KvSettings
     host_page_bytes: int = Field(ge=0)  # what the memory plan grants the host tier; 0: no tier
     queue: QueueSettings
+    retention: RetentionSettings = RetentionSettings()
     chat: ChatSettings
     metrics: MetricsSettings = MetricsSettings()
 

@@ -12,6 +12,8 @@ CaravanError
 ├── DeadlineExceededError         DEADLINE_EXCEEDED
 ├── RequestCancelledError         CANCELLED
 ├── ReaderStalledError            READER_STALLED
+├── StreamNotKeptError            STREAM_NOT_KEPT
+├── ResumedElsewhereError         RESUMED_ELSEWHERE
 ├── DecodeFailedError             DECODE_FAILED
 ├── EmbeddingUnsupportedError     METHOD_NOT_SERVED
 ├── ModelFileInvalidError         MODEL_FILE_INVALID
@@ -159,6 +161,24 @@ class ReaderStalledError(CaravanError):
             f"output was not read for {stalled_s:.1f} s",
             metadata={"stalled_ms": str(round(stalled_s * 1000))},
         )
+
+
+class StreamNotKeptError(CaravanError):
+    """Nothing is kept under this name, or not what the client lacks, or it is somebody else's."""
+
+    reason: ClassVar[Reason] = Reason.STREAM_NOT_KEPT
+
+    def __init__(self, model: str) -> None:
+        super().__init__("no such stream is kept", metadata={"model": model})
+
+
+class ResumedElsewhereError(CaravanError):
+    """Another call reads on."""
+
+    reason: ClassVar[Reason] = Reason.RESUMED_ELSEWHERE
+
+    def __init__(self) -> None:
+        super().__init__("the stream was resumed by another call")
 
 
 class DecodeFailedError(CaravanError):

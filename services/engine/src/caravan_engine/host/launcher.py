@@ -88,6 +88,7 @@ class WorkerLauncher:
             kv=self._settings.kv,
             host_page_bytes=order.host_page_bytes,
             queue=self._settings.queue,
+            retention=self._settings.retention,
             chat=self._settings.chat,
             metrics=self._settings.metrics,
         )

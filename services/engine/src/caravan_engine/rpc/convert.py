@@ -237,7 +237,7 @@ def to_response(event: Event, identity: Identity) -> worker_pb.RunResponse:
                 event=pb.GenerateEvent(started=_to_started(event, identity))
             )
         case Finished():
-            return worker_pb.RunResponse(event=pb.GenerateEvent(finished=_to_finished(event)))
+            return worker_pb.RunResponse(event=pb.GenerateEvent(finished=to_finished(event)))
         case Completed():
             return worker_pb.RunResponse(
                 event=pb.GenerateEvent(completed=pb.Completed(usage=_to_usage(event))),
@@ -264,6 +264,20 @@ def _continuation_of(run: worker_pb.RunRequest) -> Continuation | None:
             for each in run.continuation.choices
         ),
         run.continuation.cached_tokens,
+    )
+
+
+def to_continuation(continuation: Continuation, model_digest: str) -> worker_pb.Continuation:
+    """Converts what a client has of a request."""
+    return worker_pb.Continuation(
+        choices=[
+            worker_pb.ChoiceContinuation(
+                token_ids=each.tokens, finished=each.is_finished, mirostat_mu=each.mirostat_mu
+            )
+            for each in continuation.choices
+        ],
+        model_digest=model_digest,
+        cached_tokens=continuation.cached_tokens,
     )
 
 
@@ -304,7 +318,8 @@ def _to_logprobs(logprobs: TokenLogprobs) -> pb.TokenLogprobs:
     )
 
 
-def _to_finished(event: Finished) -> pb.Finished:
+def to_finished(event: Finished) -> pb.Finished:
+    """Converts the end of a choice."""
     return pb.Finished(
         choice_index=event.choice_index,
         finish_reason=_FINISH_REASONS[event.reason],

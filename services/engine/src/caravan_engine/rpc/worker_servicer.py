@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +16,7 @@ from caravan.inference.v1 import generation_pb2 as generation_pb
 from caravan.inference.v1 import tokenization_pb2 as tokenization_pb
 from caravan_engine.domain.errors import EmbeddingUnsupportedError, EmptyInputError
 from caravan_engine.domain.model_facts import Pooling
-from caravan_engine.domain.request import EmbeddingRequest, GenerationRequest
+from caravan_engine.domain.request import EmbeddingRequest
 from caravan_engine.prompts.maker import PromptMaker
 from caravan_engine.rpc.convert import (
     Identity,
@@ -30,8 +31,9 @@ from caravan_engine.rpc.convert import (
 )
 from caravan_engine.rpc.convert_pages import PageLimits, dropped_tenant_of, page_budgets_of
 from caravan_engine.rpc.errors import WrongModelError
+from caravan_engine.rpc.stream_keeping import GeneratingEngine, StreamKeeping
 from caravan_engine.runtime.embeddings import EmbeddingJob, embed_all
-from caravan_engine.runtime.output_stream import OutputStream
+from caravan_engine.runtime.retained_streams import RetainedStreams
 from caravan_engine.runtime.run_trace import RunTrace
 from caravan_rpckit.call import Call
 from caravan_rpckit.refusals import PeerNotAllowedError
@@ -41,12 +43,8 @@ _log = logging.getLogger(__name__)
 _STATS_INTERVAL_S = 1.0
 
 
-class Engine(Protocol):
+class Engine(GeneratingEngine, Protocol):
     """What the servicer needs of the decode loop; see `EngineLoop`."""
-
-    def submit(self, request: GenerationRequest) -> OutputStream:
-        """Queues a request and returns its events."""
-        ...
 
     def embed(self, request: EmbeddingRequest) -> EmbeddingJob:
         """Queues an input whose vector is wanted."""
@@ -81,6 +79,7 @@ class WorkerServicer:
         self,
         engine: Engine,
         prompts: PromptMaker,
+        streams: RetainedStreams,
         *,
         model: ServedModel,
         clock: Callable[[], float],
@@ -93,6 +92,7 @@ class WorkerServicer:
         self._clock = clock
         self._stats = stats
         self._drain = drain
+        self._keeping = StreamKeeping(engine, streams, model=model.name, digest=model.digest)
         self._ending = asyncio.Event()
 
     def end_watches(self) -> None:
@@ -102,7 +102,7 @@ class WorkerServicer:
     async def Run(
         self, run: worker_pb.RunRequest, call: Call
     ) -> AsyncIterator[worker_pb.RunResponse]:
-        """Streams the events of a request; ends it when the caller leaves."""
+        """Streams the events of a request; ends it when the caller leaves, unless it is kept."""
         _require_peer(call, "gateway")
         # So that the line in our log has the name that everybody else knows the call by.
         call.request_id = run.caller.request_id or call.request_id
@@ -118,15 +118,37 @@ class WorkerServicer:
             deadline=self._deadline(call),
         )
         identity = Identity(self._model.name, self._model.digest, call.request_id, seed)
-        stream = self._engine.submit(request)
         trace = RunTrace(call.trace.tracer, call.trace.span)
         try:
-            async for event in stream:
-                trace.saw(event)
-                yield to_response(event, identity)
+            async with aclosing(self._keeping.events(run, request, call)) as events:
+                async for event in events:
+                    trace.saw(event)
+                    yield to_response(event, identity)
         finally:
             trace.end()
-            await stream.aclose()
+
+    async def FindStream(
+        self, request: worker_pb.FindStreamRequest, call: Call
+    ) -> worker_pb.FindStreamResponse:
+        """Tells what is kept of a generation."""
+        _require_peer(call, "gateway")
+        return self._keeping.find(request)
+
+    async def ReleaseStreams(
+        self, request: worker_pb.ReleaseStreamsRequest, call: Call
+    ) -> worker_pb.ReleaseStreamsResponse:
+        """Takes note of what a gateway accounts for."""
+        _require_peer(call, "gateway")
+        self._keeping.release(request)
+        return worker_pb.ReleaseStreamsResponse()
+
+    async def StopStream(
+        self, request: worker_pb.StopStreamRequest, call: Call
+    ) -> worker_pb.StopStreamResponse:
+        """Ends a kept generation."""
+        _require_peer(call, "gateway")
+        self._keeping.stop(request)
+        return worker_pb.StopStreamResponse()
 
     async def Embed(self, embed: worker_pb.EmbedRequest, call: Call) -> worker_pb.EmbedResponse:
         """Answers with the vectors of all inputs, which are computed as they come up."""

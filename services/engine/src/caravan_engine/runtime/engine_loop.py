@@ -11,6 +11,7 @@ from functools import partial
 from typing import TypeVar
 
 from caravan_engine.domain.errors import DrainingError
+from caravan_engine.domain.events import Delta
 from caravan_engine.domain.pooling import Pooler
 from caravan_engine.domain.ports import Backend
 from caravan_engine.domain.request import (
@@ -34,7 +35,7 @@ from caravan_engine.runtime.embeddings import EmbeddingJob, VectorWriter
 from caravan_engine.runtime.observers import Observers
 from caravan_engine.runtime.output_stream import EventPacer, OutputStream
 from caravan_engine.runtime.page_mover import PagedMemory
-from caravan_engine.runtime.resumption import resume
+from caravan_engine.runtime.resumption import resume, retell
 from caravan_engine.runtime.stats import EngineStats, Gauges, StatsSnapshot
 from caravan_engine.runtime.step_runner import StepRunner
 from caravan_engine.runtime.writers import GroupWriter, SequenceWriter
@@ -150,6 +151,10 @@ class EngineLoop:
             raise
         self._inbox.put(partial(self._scheduler.submit if group.live else self._conclude, group))
         return stream
+
+    def retell(self, request: GenerationRequest) -> tuple[Delta, ...]:
+        """Returns the deltas of what another worker emitted of a request; see `retell`."""
+        return tuple(retell(request, self._backend.vocabulary.pieces))
 
     def embed(self, request: EmbeddingRequest) -> EmbeddingJob:
         """Queues an input whose vector is wanted.

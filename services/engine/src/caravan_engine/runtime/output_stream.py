@@ -144,6 +144,10 @@ class OutputStream:
         return self._taken.popleft()
 
     async def aclose(self) -> None:
+        """See `close`."""
+        self.close()
+
+    def close(self) -> None:
         """Says that nobody reads any more; a request that still runs is cancelled."""
         if not self._is_over:
             self._on_close()

@@ -1,9 +1,9 @@
 """Where the choices of a request begin, also of one that another worker began."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from caravan_engine.domain.events import Finished, FinishReason
+from caravan_engine.domain.events import Delta, Finished, FinishReason
 from caravan_engine.domain.ports import Vocabulary
 from caravan_engine.domain.request import Emitted, GenerationRequest, check_token_ids
 from caravan_engine.runtime.detokenizer import Detokenizer
@@ -46,6 +46,27 @@ def resume(request: GenerationRequest, vocabulary: Vocabulary, max_tokens: int) 
     cached_tokens = request.continuation.cached_tokens if request.continuation else None
     earlier = EarlierWork(cached_tokens, num_finished_tokens, tuple(untold))
     return Resumption(detokenizers, earlier)
+
+
+def retell(request: GenerationRequest, pieces: Sequence[bytes]) -> Iterator[Delta]:
+    """Yields the deltas of what was emitted, as small as they can be.
+
+    Nothing where deltas hold what tokens don't tell: log-probabilities, and Mirostat's mu.
+    """
+    if request.num_top_logprobs is not None or request.sampling.mirostat is not None:
+        return
+    for index in range(request.choice_count):
+        detokenizer, offset = Detokenizer(pieces, request.stop), 0
+        for token in request.emitted(index).tokens:
+            piece = detokenizer.append(token)
+            if piece.token_ids:
+                yield Delta(index, piece.text, piece.token_ids, offset)
+                offset += len(piece.token_ids)
+            if detokenizer.stop_string is not None:
+                break
+        rest = detokenizer.flush()
+        if rest.token_ids:
+            yield Delta(index, rest.text, rest.token_ids, offset)
 
 
 def _reason(

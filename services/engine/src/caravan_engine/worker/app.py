@@ -39,6 +39,7 @@ from caravan_engine.worker.memory import resident_bytes
 from caravan_engine.worker.metrics_log import open_metrics_log
 from caravan_engine.worker.page_disk import open_page_disk
 from caravan_engine.worker.paging import kv_options, warm_up
+from caravan_engine.worker.retention import open_retained_streams
 from caravan_engine.worker.threads import in_thread
 from caravan_obskit.tracing import Tracing, inner_sampler, no_sampler
 from caravan_rpckit.server import DEFAULT_REQUEST_LIMIT_BYTES, RpcServer
@@ -278,6 +279,7 @@ class WorkerApp:
         servicer = WorkerServicer(
             engine,
             prompts,
+            open_retained_streams(self._settings, self._tls, self._resources),
             model=model,
             clock=time.monotonic,
             stats=stats,

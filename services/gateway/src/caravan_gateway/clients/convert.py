@@ -1,6 +1,7 @@
 """Between the wire and the domain, for what the gateway asks of others."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -10,6 +11,7 @@ from caravan.model.v1 import endpoint_service_pb2 as endpoint_pb
 from caravan.model.v1 import model_pb2 as model_pb
 from caravan.policy.v1 import authentication_service_pb2 as authentication_pb
 from caravan.telemetry.v1 import usage_pb2 as usage_pb
+from caravan_gateway.domain.call_record import record_of
 from caravan_gateway.domain.generation import choice_count_of
 from caravan_gateway.domain.inference_call import InferenceCall, RunEvent
 from caravan_gateway.domain.inference_facts import (
@@ -78,10 +80,11 @@ def _comes_back(replica: model_pb.Replica) -> bool:
     return replica.state == model_pb.REPLICA_STATE_STARTING and replica.restart_count > 0
 
 
-def run_request_to(call: InferenceCall, traceparent: str) -> worker_pb.RunRequest:
+def run_request_to(call: InferenceCall, traceparent: str, gateway_id: str) -> worker_pb.RunRequest:
     """What the worker is asked: the client's request with everything open filled in.
 
     Nothing of the client's metadata goes along; who is calling is said here and nowhere else.
+    Where the client may come back, the call's record goes along as it is so far.
 
     Raises:
         TypeError: the call was not made from a GenerateRequest.
@@ -95,6 +98,11 @@ def run_request_to(call: InferenceCall, traceparent: str) -> worker_pb.RunReques
     run.caller.CopyFrom(caller_to(call, call.identity, traceparent))
     if call.emitted.has_begun:
         run.continuation.CopyFrom(_continuation_to(call))
+    if call.is_resumable:
+        usage = record_of(call, call.identity, call.usage_id, call.start_s)
+        begun = replace(usage, output_tokens=0, finish_reasons=())
+        run.retention.usage_id = call.usage_id
+        run.retention.usage_record = usage_to(begun, gateway_id)
     return run
 
 
@@ -156,13 +164,7 @@ def run_event_from(response: worker_pb.RunResponse) -> RunEvent | None:
             started = event.started
             facts = StartedFacts(started.model_digest, started.input_tokens, started.cached_tokens)
         case "finished":
-            finished = event.finished
-            reason = generation_pb.FinishReason.Name(finished.finish_reason)
-            facts = FinishedFacts(
-                finished.choice_index,
-                reason.removeprefix("FINISH_REASON_").lower(),
-                finished.output_tokens,
-            )
+            facts = finished_from(event.finished)
         case "completed":
             usage = event.completed.usage
             facts = CompletedFacts(
@@ -174,6 +176,16 @@ def run_event_from(response: worker_pb.RunResponse) -> RunEvent | None:
         case _:
             return None
     return RunEvent(event, facts)
+
+
+def finished_from(finished: generation_pb.Finished) -> FinishedFacts:
+    """How a choice ended."""
+    reason = generation_pb.FinishReason.Name(finished.finish_reason)
+    return FinishedFacts(
+        finished.choice_index,
+        reason.removeprefix("FINISH_REASON_").lower(),
+        finished.output_tokens,
+    )
 
 
 def usage_to(usage: UsageRecord, gateway_id: str) -> bytes:

@@ -18,6 +18,7 @@ from caravan_gateway.domain.errors import WorkerDiedError
 from caravan_gateway.domain.inference_call import Events, InferenceCall, RunEvent
 from caravan_gateway.domain.inference_facts import CompletedFacts
 from caravan_gateway.domain.models import Endpoint
+from caravan_gateway.domain.ports import StreamLedger
 from caravan_gateway.runtime.forwarded_call import ForwardedCall
 from caravan_rpckit.call import REQUEST_ID_KEY
 from caravan_rpckit.channel import open_channel
@@ -56,7 +57,10 @@ class WorkerChannels:
         tracing: CallTracing = UNTRACED,
         *,
         max_response_bytes: int,
+        gateway_id: str = "",
     ) -> None:
+        self._gateway_id = gateway_id
+        self._ledger: StreamLedger | None = None
         self._max_response_bytes = max_response_bytes
         self._tls = tls
         self._tracing = tracing
@@ -86,7 +90,8 @@ class WorkerChannels:
                 yield await self._answer(worker, call)
                 return
             with self._tracing.client_span(_RUN, name="stream") as traceparent:
-                run = worker.stub.Run(run_request_to(call, traceparent), timeout=call.time_left())
+                request = run_request_to(call, traceparent, self._gateway_id)
+                run = worker.stub.Run(request, timeout=call.time_left())
                 try:
                     async for event in _events(run, call.model):
                         yield event
@@ -116,6 +121,54 @@ class WorkerChannels:
         """
         with self._borrowed(endpoint) as worker:
             await self._order(worker.stub.SetPageBudgets, request, endpoint.model, order)
+
+    def tell_through(self, ledger: StreamLedger) -> None:
+        """From now on workers are told by `ledger` which streams are not theirs any more."""
+        self._ledger = ledger
+
+    def disown(self, endpoint: Endpoint, call: InferenceCall) -> None:
+        """Implements WorkerRunner."""
+        if self._ledger is not None and call.usage_id:
+            self._ledger.accounted(endpoint, call.usage_id, is_wanted=False)
+
+    async def find_stream(
+        self, endpoint: Endpoint, request: worker_pb.FindStreamRequest, timeout_s: float | None
+    ) -> worker_pb.FindStreamResponse:
+        """Asks a worker for a stream.
+
+        Raises:
+            WorkerDiedError: the worker is gone.
+            AioRpcError: what it refused with.
+        """
+        with self._borrowed(endpoint) as worker:
+            try:
+                return await worker.stub.FindStream(request, timeout=timeout_s)
+            except grpc.aio.AioRpcError as error:
+                raise worker_failure(error, endpoint.model) from None
+
+    async def stop_stream(
+        self, endpoint: Endpoint, caller: worker_pb.Caller, order: ForwardedCall
+    ) -> None:
+        """Has a worker end a stream.
+
+        Raises:
+            WorkerDiedError: the worker is gone.
+            AioRpcError: what it refused with.
+        """
+        request = worker_pb.StopStreamRequest(caller=caller)
+        with self._borrowed(endpoint) as worker:
+            await self._order(worker.stub.StopStream, request, endpoint.model, order)
+
+    async def release_streams(
+        self, endpoint: Endpoint, request: worker_pb.ReleaseStreamsRequest, timeout_s: float
+    ) -> bool:
+        """Tells a worker which streams are accounted for; returns whether it heard it."""
+        with self._borrowed(endpoint) as worker:
+            try:
+                await worker.stub.ReleaseStreams(request, timeout=timeout_s)
+            except grpc.aio.AioRpcError:
+                return False
+        return True
 
     async def _order(
         self,

@@ -36,6 +36,8 @@ ACCESS_RULES: Mapping[str, AccessRule] = {
     "caravan.policy.v1.PolicyAdminService/RevokeApiKey": AccessRule((Permission.POLICY,)),
     "caravan.policy.v1.PolicyAdminService/ListRoles": AccessRule((Permission.POLICY,)),
     "caravan.telemetry.v1.TraceQueryService/GetTrace": AccessRule((Permission.METRICS,)),
+    "caravan.gateway.v1.StreamService/ResumeGenerate": _INFERENCE,
+    "caravan.gateway.v1.StreamService/CancelGenerate": _INFERENCE,
     "caravan.gateway.v1.GatewayAdminService/GetGatewayStatus": AccessRule((Permission.HEALTH,)),
     "caravan.gateway.v1.GatewayAdminService/DropPages": AccessRule((Permission.MODELS,)),
     "caravan.gateway.v1.GatewayAdminService/SetPageBudgets": AccessRule(

@@ -10,15 +10,28 @@ from typing import ClassVar
 from caravan_gateway.domain.access_rules import ACCESS_RULES
 from caravan_gateway.domain.authenticator import Authenticator
 from caravan_gateway.domain.authorizer import Authorizer
+from caravan_gateway.domain.call_record import record_of
 from caravan_gateway.domain.decision import DEPLOYMENT, model_resource
-from caravan_gateway.domain.errors import InvalidCredentialError, PermissionDeniedError
+from caravan_gateway.domain.errors import (
+    InvalidCredentialError,
+    PermissionDeniedError,
+    StreamNotKeptError,
+    WorkerDiedError,
+)
 from caravan_gateway.domain.generation import GenerationSpec
 from caravan_gateway.domain.inference_call import Events, InferenceCall
-from caravan_gateway.domain.models import ModelCatalog
-from caravan_gateway.domain.ports import CallRunner, UsageSink
+from caravan_gateway.domain.models import Endpoint, ModelCatalog
+from caravan_gateway.domain.ports import CallRunner, KeptStreams, StreamLedger, UsageSink
 from caravan_gateway.domain.principal import Credential, Identity
+from caravan_gateway.domain.resumption import (
+    FoundStream,
+    ResumeSpec,
+    check_stream_name,
+    is_left_behind,
+    take_up,
+    worker_to_tell,
+)
 from caravan_gateway.domain.routing import Router
-from caravan_gateway.domain.usage import UsageRecord
 from caravan_gateway.domain.validation import validate
 
 DEFAULT_PRIORITY = 10
@@ -137,8 +150,9 @@ class Measure(Stage):
         self._observe = observe
 
     def settle(self, call: InferenceCall) -> None:
-        """Tells of the call."""
-        self._observe(call)
+        """Tells of the call; of one that goes on elsewhere it is told there."""
+        if not is_left_behind(call):
+            self._observe(call)
 
 
 class Record(Stage):
@@ -158,36 +172,73 @@ class Record(Stage):
         self._clock = clock
 
     def settle(self, call: InferenceCall) -> None:
-        """Hands the record to the sink."""
-        if call.identity is not None:
-            self._sink.record(self._record_of(call, call.identity))
+        """Hands the record to the sink, unless somebody else writes it."""
+        is_lookup = isinstance(call.spec, ResumeSpec)  # of a stream that wasn't found
+        if call.identity is None or is_lookup or is_left_behind(call):
+            return
+        usage_id = call.usage_id or self._new_id()
+        self._sink.record(record_of(call, call.identity, usage_id, self._clock()))
 
-    def _record_of(self, call: InferenceCall, identity: Identity) -> UsageRecord:
-        progress = call.progress
-        first = progress.first_token_s
-        endpoint = None if call.lease is None else call.lease.endpoint
-        return UsageRecord(
-            id=self._new_id(),
-            request_id=call.request_id,
-            tenant=identity.tenant,
-            principal=identity.principal,
-            key_id=identity.key_id,
-            method=call.method,
-            model=call.model,
-            model_digest=progress.model_digest or (endpoint.model_digest if endpoint else ""),
-            outcome=call.outcome,
-            finish_reasons=tuple(reason for _, reason in sorted(progress.finish_reasons.items())),
-            input_tokens=progress.input_tokens,
-            cached_tokens=progress.cached_tokens,
-            output_tokens=progress.output_tokens,
-            start_time_s=call.start_time_s,
-            duration_ms=(self._clock() - call.start_s) * 1000,
-            time_to_first_token_ms=None if first is None else (first - call.start_s) * 1000,
-            queue_ms=progress.queue_ms,
-            priority=call.priority,
-            labels=call.labels,
-            failover_count=call.failover_count,
-        )
+
+class Keep(Stage):
+    """Sees to it that one place accounts for each stream that outlives its call."""
+
+    name = "keep"
+
+    def __init__(self, ledger: StreamLedger, *, new_id: Callable[[], str]) -> None:
+        self._ledger = ledger
+        self._new_id = new_id
+
+    async def admit(self, call: InferenceCall) -> None:
+        """Sets `usage_id`, by which worker, gateways and telemetry know the stream."""
+        if call.is_resumable:
+            call.usage_id = call.usage_id or self._new_id()
+
+    def settle(self, call: InferenceCall) -> None:
+        """Tells the worker that the record is written; comes after the record stage."""
+        worker = worker_to_tell(call)
+        if call.is_resumable and worker is not None:
+            self._ledger.accounted(worker, call.usage_id, is_wanted=not call.outcome.reason)
+
+
+class Reclaim(Stage):
+    """Finds the stream that a client comes back for, and leases its worker."""
+
+    name = "reclaim"
+
+    def __init__(self, catalog: ModelCatalog, router: Router, streams: KeptStreams) -> None:
+        self._catalog = catalog
+        self._router = router
+        self._streams = streams
+
+    async def admit(self, call: InferenceCall) -> None:
+        """Sets everything that the call which began the stream had set."""
+        spec = call.spec
+        if not isinstance(spec, ResumeSpec):
+            raise TypeError("this way is for calls that resume")
+        check_stream_name(spec, spec.request_id, len(spec.choices))
+        call.model = self._catalog.find(spec.model)
+        endpoint, found = await self._search(call, spec)
+        take_up(call, found)
+        call.lease = self._router.lease_on(endpoint)
+
+    def settle(self, call: InferenceCall) -> None:
+        """Gives the lease back."""
+        if call.lease is not None:
+            call.lease.release()
+
+    async def _search(self, call: InferenceCall, spec: ResumeSpec) -> tuple[Endpoint, FoundStream]:
+        lost: WorkerDiedError | None = None
+        for endpoint in self._catalog.endpoints_of(call.model):
+            try:
+                found = await self._streams.find(endpoint, call, spec)
+            except WorkerDiedError as error:
+                lost = error
+                continue
+            if found is not None:
+                return endpoint, found
+        self._catalog.all_endpoints_of(call.model)  # raises where one of them comes back
+        raise lost or StreamNotKeptError(call.model)
 
 
 async def require_access(

@@ -1,8 +1,9 @@
 """What a client has of a generation: enough for another worker to go on with it."""
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from caravan_gateway.domain.inference_facts import (
     DeltaFacts,
@@ -36,6 +37,18 @@ class Emitted:
         self.model_digest: str | None = None
         self.cached_tokens = 0
         self._choices: dict[int, EmittedChoice] = {}
+        self._says_again = False
+
+    @classmethod
+    def of_resumed(
+        cls, model_digest: str, cached_tokens: int, choices: Sequence[EmittedChoice]
+    ) -> Self:
+        """What a client has that comes back with another call, which begins with `started` too."""
+        emitted = cls()
+        emitted.model_digest, emitted.cached_tokens = model_digest, cached_tokens
+        emitted._choices = dict(enumerate(choices))
+        emitted._says_again = True
+        return emitted
 
     @property
     def has_begun(self) -> bool:
@@ -76,7 +89,8 @@ class Emitted:
             return True
         if facts.model_digest != self.model_digest:
             raise BrokenSequenceError("another model went on")
-        return False
+        is_news, self._says_again = self._says_again, False
+        return is_news
 
     def _extend(self, choice: EmittedChoice, facts: DeltaFacts) -> None:
         if facts.token_offset != len(choice.token_ids):

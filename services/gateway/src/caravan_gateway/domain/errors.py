@@ -22,6 +22,7 @@ CaravanError
     ├── ReaderStalledError          the client does not read its answer
     ├── CallerDeadlineError         the caller's deadline passed
     ├── CallerLeftError             the caller cancelled
+    ├── StreamNotKeptError          there is no such stream to resume
     ├── InsecureListenerError       would listen beyond this machine without TLS
     └── SpoolUnusableError          the usage spool cannot be opened
 """
@@ -242,6 +243,18 @@ class CallerLeftError(GatewayError):
 
     def __init__(self) -> None:
         super().__init__("The caller left.")
+
+
+class StreamNotKeptError(GatewayError):
+    """No worker keeps the stream; somebody else's is none."""
+
+    reason: ClassVar[Reason] = Reason.STREAM_NOT_KEPT
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            "No such stream is kept: its time is over, or it never could be resumed.",
+            metadata={"model": model},
+        )
 
 
 class InsecureListenerError(GatewayError):

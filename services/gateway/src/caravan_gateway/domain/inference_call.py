@@ -14,6 +14,7 @@ from caravan_gateway.domain.inference_facts import (
     StartedFacts,
 )
 from caravan_gateway.domain.inference_spec import InferenceSpec
+from caravan_gateway.domain.models import Endpoint
 from caravan_gateway.domain.principal import Credential, Identity
 from caravan_gateway.domain.routing import Lease
 from caravan_gateway.domain.usage import Outcome
@@ -85,6 +86,8 @@ class InferenceCall:
 
     `request` is the request as it came, for the worker; nothing here looks into it. `time_left`
     gives the seconds until the caller's deadline, if it has one. `end` fails the call from outside.
+    A call `is_resumable` if its client may come back for the rest of its stream; `kept_on` is the
+    worker that has it now, and keeps it.
     """
 
     method: str
@@ -96,6 +99,7 @@ class InferenceCall:
     end: Callable[[GatewayError], None] = field(repr=False)
     start_s: float
     start_time_s: float
+    is_resumable: bool = False
 
     guard: CallGuard | None = None
     identity: Identity | None = None
@@ -104,6 +108,8 @@ class InferenceCall:
     priority: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
     lease: Lease | None = None
+    kept_on: Endpoint | None = None
+    usage_id: str = ""
     failover_count: int = 0
     emitted: Emitted = field(default_factory=Emitted, repr=False)
     progress: Progress = field(default_factory=Progress)

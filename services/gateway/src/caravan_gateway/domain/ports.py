@@ -6,6 +6,7 @@ from caravan_gateway.domain.decision import Decision, Question
 from caravan_gateway.domain.inference_call import Events, InferenceCall, RunEvent
 from caravan_gateway.domain.models import Endpoint
 from caravan_gateway.domain.principal import Credential, Identity
+from caravan_gateway.domain.resumption import FoundStream, ResumeSpec
 from caravan_gateway.domain.usage import UsageRecord
 
 
@@ -46,6 +47,9 @@ class WorkerRunner(Protocol):
             Exception: whatever the worker refused with, unchanged.
         """
 
+    def disown(self, endpoint: Endpoint, call: InferenceCall) -> None:
+        """What the worker may still do for a call, which goes on elsewhere, is to end."""
+
     def completed(self, call: InferenceCall) -> RunEvent:
         """Returns the last event of a generation whose choices are all over."""
 
@@ -59,6 +63,27 @@ class CallRunner(Protocol):
         Raises:
             Exception: whatever ended the call.
         """
+
+
+class KeptStreams(Protocol):
+    """What workers keep of streams whose connection broke."""
+
+    async def find(
+        self, endpoint: Endpoint, call: InferenceCall, spec: ResumeSpec
+    ) -> FoundStream | None:
+        """Returns the stream that the caller names so, if the worker keeps it.
+
+        Raises:
+            WorkerDiedError: the worker is gone.
+            Exception: whatever the worker refused with, unchanged.
+        """
+
+
+class StreamLedger(Protocol):
+    """Tells workers which streams are accounted for."""
+
+    def accounted(self, worker: Endpoint, usage_id: str, *, is_wanted: bool) -> None:
+        """The record is handed over; one that isn't wanted any more ends. Never blocks or fails."""
 
 
 class UsageSink(Protocol):

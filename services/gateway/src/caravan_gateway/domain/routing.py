@@ -73,7 +73,10 @@ class Router:
         ]
         if not candidates:
             raise WorkerDiedError(model)
-        endpoint = self._strategy.choose(candidates)
+        return self.lease_on(self._strategy.choose(candidates))
+
+    def lease_on(self, endpoint: Endpoint) -> Lease:
+        """Claims this worker and no other."""
         self._in_flight[endpoint.worker_id] += 1
         return Lease(self, endpoint)
 

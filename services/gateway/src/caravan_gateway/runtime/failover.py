@@ -19,6 +19,7 @@ from caravan_gateway.domain.failover import (
 from caravan_gateway.domain.generation import GenerationSpec, choice_count_of
 from caravan_gateway.domain.inference_call import Events, InferenceCall
 from caravan_gateway.domain.inference_facts import RunFacts, StartedFacts
+from caravan_gateway.domain.models import Endpoint
 from caravan_gateway.domain.poison import Passenger, PoisonWatch, Verdict
 from caravan_gateway.domain.ports import WorkerRunner
 from caravan_gateway.domain.routing import Lease, Router
@@ -82,6 +83,7 @@ class _Journey:
         self._searched_s = 0.0  # since the last news
         self._pause_s = runner.tools.rules.first_pause_s
         self._trial: asyncio.Lock | None = None
+        self._lost: list[Endpoint] = []  # which may still work for the call
 
     async def events(self) -> Events:
         """Yields what the client doesn't have yet, from one worker after the other."""
@@ -91,6 +93,7 @@ class _Journey:
                     yield event
         finally:
             self._end_trial()
+            self._disown_lost()
             self._settle(FailoverOutcome.ENDED)
 
     async def _from_all_workers(self) -> Events:
@@ -128,6 +131,7 @@ class _Journey:
                         has_worked = True
                         runner.router.worked(endpoint, self._tools.clock() - began_s)
         except Exception as error:
+            self._call.kept_on = None  # it is over there, or nobody knows
             loss = self._tools.loss_of(error)
             if loss in GONE:
                 runner.router.broke(endpoint)
@@ -145,6 +149,7 @@ class _Journey:
             if facts.model_digest != lease.endpoint.model_digest:
                 raise WorkerDiedError(self._call.model)  # another worker has its port now
             self._runner.poison.board(self._passenger, lease.endpoint.worker_id, is_computed=True)
+            self._call.kept_on = lease.endpoint
         is_news = self._call.emitted.take(facts)
         if is_news:
             self._settle(FailoverOutcome.CONTINUED)
@@ -168,6 +173,8 @@ class _Journey:
             marks = {"request_id": call.request_id, "model": call.model, "loss": loss.value}
             _log.warning("a call lost its worker", extra=marks)
         self._end_trial()
+        if loss is Loss.DIED:
+            self._lost.append(_lease_of(call).endpoint)
         _lease_of(call).release()
         call.lease = None
 
@@ -186,6 +193,7 @@ class _Journey:
             if loss is Loss.DIED and verdict is Verdict.SUSPECT:
                 await self._begin_trial()
             call.lease = await self._find_worker(loss, error)
+        self._disown_lost(call.lease.endpoint)
         call.failover_count += loss is not Loss.FULL
 
     async def _find_worker(self, loss: Loss, error: Exception) -> Lease:
@@ -199,6 +207,13 @@ class _Journey:
                     self._settle(FailoverOutcome.GIVEN_UP)
                     raise error from None
             await self._pause()
+
+    def _disown_lost(self, back_at: Endpoint | None = None) -> None:
+        """Ends what lost workers may still do; the one that it is back at goes on with it."""
+        lost, self._lost = self._lost, []
+        for endpoint in lost:
+            if self._call.is_resumable and endpoint != back_at:
+                self._runner.workers.disown(endpoint, self._call)
 
     async def _pause(self) -> None:
         began_s = self._tools.clock()

@@ -124,6 +124,8 @@ class UsageDelivery:
         self._arrived = asyncio.Event()
         self._spooled = asyncio.Event()
         self._next_report_s = 0.0
+        self.num_taken = 0
+        """How many records came in, lost ones too."""
         self.telemetry_reachable: bool | None = None
 
     @property
@@ -131,8 +133,14 @@ class UsageDelivery:
         """Records that telemetry does not have yet."""
         return len(self._unwritten) + self._spool.num_records
 
+    @property
+    def num_written(self) -> int:
+        """How many of them, in their order, are past the memory of this process."""
+        return self.num_taken - len(self._unwritten)
+
     def record(self, usage: UsageRecord) -> None:
         """Takes one record; never blocks and never fails."""
+        self.num_taken += 1
         if len(self._unwritten) >= self._max_unwritten:
             self._drop(1, "memory_full")
             return

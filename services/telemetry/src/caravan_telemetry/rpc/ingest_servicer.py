@@ -14,7 +14,7 @@ from caravan_telemetry.runtime.storing_thread import StoringThread
 
 
 class IngestServicer:
-    """Takes usage records from gateways and the numbers of workers from engine hosts."""
+    """Takes usage records from gateways and workers, and the numbers of workers from hosts."""
 
     def __init__(self, intake: UsageIntake, thread: StoringThread, streams: HostStreams) -> None:
         self._intake = intake
@@ -25,7 +25,7 @@ class IngestServicer:
         self, request: ingest_pb.IngestUsageRequest, call: Call
     ) -> ingest_pb.IngestUsageResponse:
         """Answers once every record is stored durably."""
-        require_peer(call, "gateway")
+        require_peer(call, "gateway", "engine")
         records = [request_record(record) for record in request.records]
         check_batch(records)
         result = await self._thread.run(partial(self._intake.take, records))

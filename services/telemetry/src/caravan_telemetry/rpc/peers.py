@@ -4,14 +4,14 @@ from caravan_rpckit.call import Call
 from caravan_rpckit.refusals import PeerNotAllowedError
 
 
-def require_peer(call: Call, service: str) -> None:
-    """Lets only `service` go on.
+def require_peer(call: Call, *services: str) -> None:
+    """Lets only `services` go on.
 
     Raises:
         PeerNotAllowedError: the caller's certificate names another service.
     """
-    if call.peer != service:
+    if call.peer not in services:
         raise PeerNotAllowedError(
-            f"Only the {service} may call this internal method.",
+            f"Only the {' and the '.join(services)} may call this internal method.",
             metadata={"peer": call.peer or "", "method": call.method},
         )

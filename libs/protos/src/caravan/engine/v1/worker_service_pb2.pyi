@@ -31,6 +31,7 @@ class RunRequest(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     CALLER_FIELD_NUMBER: _builtins.int
     CONTINUATION_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def request(self) -> _generation_pb2.GenerateRequest:
         """The request as the client sent it, with seed and priority filled in."""
@@ -43,20 +44,53 @@ class RunRequest(_message.Message):
     def continuation(self) -> Global___Continuation:
         """Where an interrupted generation goes on; unset begins one."""
 
+    @_builtins.property
+    def retention(self) -> Global___Retention:
+        """Set where the client may come back for the stream; unset ends the generation with its reader."""
+
     def __init__(
         self,
         *,
         request: _generation_pb2.GenerateRequest | None = ...,
         caller: Global___Caller | None = ...,
         continuation: Global___Continuation | None = ...,
+        retention: Global___Retention | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "continuation", b"continuation", "request", b"request"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "continuation", b"continuation", "request", b"request", "retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "continuation", b"continuation", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "continuation", b"continuation", "request", b"request", "retention", b"retention"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunRequest: _TypeAlias = RunRequest  # noqa: Y015
+
+@_typing.final
+class Retention(_message.Message):
+    """Retention is what a worker has to know to keep a generation whose reader is gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USAGE_ID_FIELD_NUMBER: _builtins.int
+    USAGE_RECORD_FIELD_NUMBER: _builtins.int
+    usage_id: _builtins.str
+    """Names the generation, and its usage record."""
+    usage_record: _builtins.bytes
+    """The usage record as it began, a `caravan.telemetry.v1.UsageRecord`. The worker completes it and
+    sends it to telemetry where nobody comes back who would.
+    """
+    def __init__(
+        self,
+        *,
+        usage_id: _builtins.str = ...,
+        usage_record: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["usage_id", b"usage_id", "usage_record", b"usage_record"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Retention: _TypeAlias = Retention  # noqa: Y015
 
 @_typing.final
 class Continuation(_message.Message):
@@ -231,6 +265,186 @@ class RunTimings(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunTimings: _TypeAlias = RunTimings  # noqa: Y015
+
+@_typing.final
+class FindStreamRequest(_message.Message):
+    """FindStreamRequest names a generation and what its client has of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    CHOICES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def caller(self) -> Global___Caller:
+        """Who asks; the name of the call is that of the generation. Others' generations are not found."""
+
+    @_builtins.property
+    def choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReceivedChoice]:
+        """What the client has of each choice, by index; choices that it has nothing of may be missing."""
+
+    def __init__(
+        self,
+        *,
+        caller: Global___Caller | None = ...,
+        choices: _abc.Iterable[Global___ReceivedChoice] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "choices", b"choices"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindStreamRequest: _TypeAlias = FindStreamRequest  # noqa: Y015
+
+@_typing.final
+class ReceivedChoice(_message.Message):
+    """ReceivedChoice is what a client has of a choice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    output_tokens: _builtins.int
+    """How many tokens."""
+    finished: _builtins.bool
+    """Whether it knows that the choice is over."""
+    def __init__(
+        self,
+        *,
+        output_tokens: _builtins.int = ...,
+        finished: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "output_tokens", b"output_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReceivedChoice: _TypeAlias = ReceivedChoice  # noqa: Y015
+
+@_typing.final
+class FindStreamResponse(_message.Message):
+    """FindStreamResponse is what a Run needs to read on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    TIME_TO_FIRST_TOKEN_MS_FIELD_NUMBER: _builtins.int
+    time_to_first_token_ms: _builtins.float
+    """From the generation's arrival to its first token; unset before that."""
+    @_builtins.property
+    def run(self) -> Global___RunRequest:
+        """The request as it was sent, continued by what the client has."""
+
+    @_builtins.property
+    def finished(self) -> _containers.RepeatedCompositeFieldContainer[_generation_pb2.Finished]:
+        """How those choices ended of which the client knows that they are over."""
+
+    def __init__(
+        self,
+        *,
+        run: Global___RunRequest | None = ...,
+        finished: _abc.Iterable[_generation_pb2.Finished] | None = ...,
+        time_to_first_token_ms: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_time_to_first_token_ms", b"_time_to_first_token_ms", "run", b"run", "time_to_first_token_ms", b"time_to_first_token_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_time_to_first_token_ms", b"_time_to_first_token_ms", "finished", b"finished", "run", b"run", "time_to_first_token_ms", b"time_to_first_token_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__time_to_first_token_ms: _TypeAlias = _typing.Literal["time_to_first_token_ms"]  # noqa: Y015
+    _WhichOneofArgType__time_to_first_token_ms: _TypeAlias = _typing.Literal["_time_to_first_token_ms", b"_time_to_first_token_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__time_to_first_token_ms) -> _WhichOneofReturnType__time_to_first_token_ms | None: ...
+
+Global___FindStreamResponse: _TypeAlias = FindStreamResponse  # noqa: Y015
+
+@_typing.final
+class ReleaseStreamsRequest(_message.Message):
+    """ReleaseStreamsRequest names generations by their usage records."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDED_USAGE_IDS_FIELD_NUMBER: _builtins.int
+    DROPPED_USAGE_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def recorded_usage_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Their usage record is written. They are still kept for their clients."""
+
+    @_builtins.property
+    def dropped_usage_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """They end now, if they run, and are kept no more; the caller writes their record."""
+
+    def __init__(
+        self,
+        *,
+        recorded_usage_ids: _abc.Iterable[_builtins.str] | None = ...,
+        dropped_usage_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_usage_ids", b"dropped_usage_ids", "recorded_usage_ids", b"recorded_usage_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseStreamsRequest: _TypeAlias = ReleaseStreamsRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseStreamsResponse(_message.Message):
+    """ReleaseStreamsResponse says that it is done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseStreamsResponse: _TypeAlias = ReleaseStreamsResponse  # noqa: Y015
+
+@_typing.final
+class StopStreamRequest(_message.Message):
+    """StopStreamRequest names a generation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def caller(self) -> Global___Caller:
+        """Who asks; the name of the call is that of the generation. Others' generations are not found."""
+
+    def __init__(
+        self,
+        *,
+        caller: Global___Caller | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopStreamRequest: _TypeAlias = StopStreamRequest  # noqa: Y015
+
+@_typing.final
+class StopStreamResponse(_message.Message):
+    """StopStreamResponse says that it is over."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopStreamResponse: _TypeAlias = StopStreamResponse  # noqa: Y015
 
 @_typing.final
 class EmbedRequest(_message.Message):

@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class WorkerServiceStub:
-    """WorkerService runs requests on the worker's model. Gateways call Run, Embed, Tokenize and
-    Detokenize, DropPages and SetPageBudgets; the engine host calls Drain; both call WatchStats.
+    """WorkerService runs requests on the worker's model. Gateways call Run, FindStream, ReleaseStreams,
+    StopStream, Embed, Tokenize and Detokenize, DropPages and SetPageBudgets; the engine host calls
+    Drain; both call WatchStats.
     """
 
     def __init__(self, channel):
@@ -40,6 +41,21 @@ class WorkerServiceStub:
                 '/caravan.engine.v1.WorkerService/Run',
                 request_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.RunRequest.SerializeToString,
                 response_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.RunResponse.FromString,
+                _registered_method=True)
+        self.FindStream = channel.unary_unary(
+                '/caravan.engine.v1.WorkerService/FindStream',
+                request_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.FindStreamRequest.SerializeToString,
+                response_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.FindStreamResponse.FromString,
+                _registered_method=True)
+        self.ReleaseStreams = channel.unary_unary(
+                '/caravan.engine.v1.WorkerService/ReleaseStreams',
+                request_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.ReleaseStreamsRequest.SerializeToString,
+                response_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.ReleaseStreamsResponse.FromString,
+                _registered_method=True)
+        self.StopStream = channel.unary_unary(
+                '/caravan.engine.v1.WorkerService/StopStream',
+                request_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.StopStreamRequest.SerializeToString,
+                response_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.StopStreamResponse.FromString,
                 _registered_method=True)
         self.Embed = channel.unary_unary(
                 '/caravan.engine.v1.WorkerService/Embed',
@@ -79,12 +95,35 @@ class WorkerServiceStub:
 
 
 class WorkerServiceServicer:
-    """WorkerService runs requests on the worker's model. Gateways call Run, Embed, Tokenize and
-    Detokenize, DropPages and SetPageBudgets; the engine host calls Drain; both call WatchStats.
+    """WorkerService runs requests on the worker's model. Gateways call Run, FindStream, ReleaseStreams,
+    StopStream, Embed, Tokenize and Detokenize, DropPages and SetPageBudgets; the engine host calls
+    Drain; both call WatchStats.
     """
 
     def Run(self, request, context):
-        """Run queues a request, computes it, and streams its events.
+        """Run queues a request, computes it, and streams its events. One that is kept goes on when its
+        reader is gone; a Run with its `retention` and a continuation then reads on where that ends.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindStream(self, request, context):
+        """FindStream tells what is kept of a generation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseStreams(self, request, context):
+        """ReleaseStreams says that the caller accounts for generations itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopStream(self, request, context):
+        """StopStream ends a kept generation, which its client wants no more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -147,6 +186,21 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     request_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.RunRequest.FromString,
                     response_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.RunResponse.SerializeToString,
             ),
+            'FindStream': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindStream,
+                    request_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.FindStreamRequest.FromString,
+                    response_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.FindStreamResponse.SerializeToString,
+            ),
+            'ReleaseStreams': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseStreams,
+                    request_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.ReleaseStreamsRequest.FromString,
+                    response_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.ReleaseStreamsResponse.SerializeToString,
+            ),
+            'StopStream': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopStream,
+                    request_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.StopStreamRequest.FromString,
+                    response_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.StopStreamResponse.SerializeToString,
+            ),
             'Embed': grpc.unary_unary_rpc_method_handler(
                     servicer.Embed,
                     request_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.EmbedRequest.FromString,
@@ -191,8 +245,9 @@ def add_WorkerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class WorkerService:
-    """WorkerService runs requests on the worker's model. Gateways call Run, Embed, Tokenize and
-    Detokenize, DropPages and SetPageBudgets; the engine host calls Drain; both call WatchStats.
+    """WorkerService runs requests on the worker's model. Gateways call Run, FindStream, ReleaseStreams,
+    StopStream, Embed, Tokenize and Detokenize, DropPages and SetPageBudgets; the engine host calls
+    Drain; both call WatchStats.
     """
 
     @staticmethod
@@ -212,6 +267,87 @@ class WorkerService:
             '/caravan.engine.v1.WorkerService/Run',
             caravan_dot_engine_dot_v1_dot_worker__service__pb2.RunRequest.SerializeToString,
             caravan_dot_engine_dot_v1_dot_worker__service__pb2.RunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/caravan.engine.v1.WorkerService/FindStream',
+            caravan_dot_engine_dot_v1_dot_worker__service__pb2.FindStreamRequest.SerializeToString,
+            caravan_dot_engine_dot_v1_dot_worker__service__pb2.FindStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseStreams(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/caravan.engine.v1.WorkerService/ReleaseStreams',
+            caravan_dot_engine_dot_v1_dot_worker__service__pb2.ReleaseStreamsRequest.SerializeToString,
+            caravan_dot_engine_dot_v1_dot_worker__service__pb2.ReleaseStreamsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/caravan.engine.v1.WorkerService/StopStream',
+            caravan_dot_engine_dot_v1_dot_worker__service__pb2.StopStreamRequest.SerializeToString,
+            caravan_dot_engine_dot_v1_dot_worker__service__pb2.StopStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,8 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class WorkerServiceStub:
-    """WorkerService runs requests on the worker's model. Gateways call Run, Embed, Tokenize and
-    Detokenize, DropPages and SetPageBudgets; the engine host calls Drain; both call WatchStats.
+    """WorkerService runs requests on the worker's model. Gateways call Run, FindStream, ReleaseStreams,
+    StopStream, Embed, Tokenize and Detokenize, DropPages and SetPageBudgets; the engine host calls
+    Drain; both call WatchStats.
     """
 
     @_typing.overload
@@ -36,7 +37,15 @@ class WorkerServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> WorkerServiceAsyncStub: ...
     Run: _grpc.UnaryStreamMultiCallable[_worker_service_pb2.RunRequest, _worker_service_pb2.RunResponse]
-    """Run queues a request, computes it, and streams its events."""
+    """Run queues a request, computes it, and streams its events. One that is kept goes on when its
+    reader is gone; a Run with its `retention` and a continuation then reads on where that ends.
+    """
+    FindStream: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.FindStreamRequest, _worker_service_pb2.FindStreamResponse]
+    """FindStream tells what is kept of a generation."""
+    ReleaseStreams: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.ReleaseStreamsRequest, _worker_service_pb2.ReleaseStreamsResponse]
+    """ReleaseStreams says that the caller accounts for generations itself."""
+    StopStream: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.StopStreamRequest, _worker_service_pb2.StopStreamResponse]
+    """StopStream ends a kept generation, which its client wants no more."""
     Embed: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.EmbedRequest, _worker_service_pb2.EmbedResponse]
     """Embed queues texts and answers with their vectors."""
     Tokenize: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.TokenizeRequest, _worker_service_pb2.TokenizeResponse]
@@ -54,13 +63,22 @@ class WorkerServiceStub:
 
 @_typing.type_check_only
 class WorkerServiceAsyncStub(WorkerServiceStub):
-    """WorkerService runs requests on the worker's model. Gateways call Run, Embed, Tokenize and
-    Detokenize, DropPages and SetPageBudgets; the engine host calls Drain; both call WatchStats.
+    """WorkerService runs requests on the worker's model. Gateways call Run, FindStream, ReleaseStreams,
+    StopStream, Embed, Tokenize and Detokenize, DropPages and SetPageBudgets; the engine host calls
+    Drain; both call WatchStats.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Run: _aio.UnaryStreamMultiCallable[_worker_service_pb2.RunRequest, _worker_service_pb2.RunResponse]  # type: ignore[assignment]
-    """Run queues a request, computes it, and streams its events."""
+    """Run queues a request, computes it, and streams its events. One that is kept goes on when its
+    reader is gone; a Run with its `retention` and a continuation then reads on where that ends.
+    """
+    FindStream: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.FindStreamRequest, _worker_service_pb2.FindStreamResponse]  # type: ignore[assignment]
+    """FindStream tells what is kept of a generation."""
+    ReleaseStreams: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.ReleaseStreamsRequest, _worker_service_pb2.ReleaseStreamsResponse]  # type: ignore[assignment]
+    """ReleaseStreams says that the caller accounts for generations itself."""
+    StopStream: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.StopStreamRequest, _worker_service_pb2.StopStreamResponse]  # type: ignore[assignment]
+    """StopStream ends a kept generation, which its client wants no more."""
     Embed: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.EmbedRequest, _worker_service_pb2.EmbedResponse]  # type: ignore[assignment]
     """Embed queues texts and answers with their vectors."""
     Tokenize: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.TokenizeRequest, _worker_service_pb2.TokenizeResponse]  # type: ignore[assignment]
@@ -77,8 +95,9 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """Drain stops admission, waits for what runs up to a time, and ends the rest."""
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """WorkerService runs requests on the worker's model. Gateways call Run, Embed, Tokenize and
-    Detokenize, DropPages and SetPageBudgets; the engine host calls Drain; both call WatchStats.
+    """WorkerService runs requests on the worker's model. Gateways call Run, FindStream, ReleaseStreams,
+    StopStream, Embed, Tokenize and Detokenize, DropPages and SetPageBudgets; the engine host calls
+    Drain; both call WatchStats.
     """
 
     @_abc_1.abstractmethod
@@ -87,7 +106,33 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_service_pb2.RunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_service_pb2.RunResponse], _abc.AsyncIterator[_worker_service_pb2.RunResponse]]:
-        """Run queues a request, computes it, and streams its events."""
+        """Run queues a request, computes it, and streams its events. One that is kept goes on when its
+        reader is gone; a Run with its `retention` and a continuation then reads on where that ends.
+        """
+
+    @_abc_1.abstractmethod
+    def FindStream(
+        self,
+        request: _worker_service_pb2.FindStreamRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.FindStreamResponse, _abc.Awaitable[_worker_service_pb2.FindStreamResponse]]:
+        """FindStream tells what is kept of a generation."""
+
+    @_abc_1.abstractmethod
+    def ReleaseStreams(
+        self,
+        request: _worker_service_pb2.ReleaseStreamsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.ReleaseStreamsResponse, _abc.Awaitable[_worker_service_pb2.ReleaseStreamsResponse]]:
+        """ReleaseStreams says that the caller accounts for generations itself."""
+
+    @_abc_1.abstractmethod
+    def StopStream(
+        self,
+        request: _worker_service_pb2.StopStreamRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.StopStreamResponse, _abc.Awaitable[_worker_service_pb2.StopStreamResponse]]:
+        """StopStream ends a kept generation, which its client wants no more."""
 
     @_abc_1.abstractmethod
     def Embed(

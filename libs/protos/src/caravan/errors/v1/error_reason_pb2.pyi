@@ -110,6 +110,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE: at the measured speed the request would be done after the caller's deadline;
     metadata: estimate_ms, remaining_ms. RetryInfo says when it could be in time.
     """
+    ERROR_REASON_STREAM_NOT_KEPT: _ErrorReason.ValueType  # 40
+    """NOT_FOUND: no stream of this name is kept for the caller: its time is over, it was never resumable,
+    or it is not the caller's; metadata: model.
+    """
+    ERROR_REASON_RESUMED_ELSEWHERE: _ErrorReason.ValueType  # 41
+    """ABORTED: the stream was resumed by another call, which gets the rest."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is what `google.rpc.ErrorInfo.reason` holds, without the prefix `ERROR_REASON_`, in
@@ -205,4 +211,10 @@ ERROR_REASON_DEADLINE_UNREACHABLE: ErrorReason.ValueType  # 39
 """UNAVAILABLE: at the measured speed the request would be done after the caller's deadline;
 metadata: estimate_ms, remaining_ms. RetryInfo says when it could be in time.
 """
+ERROR_REASON_STREAM_NOT_KEPT: ErrorReason.ValueType  # 40
+"""NOT_FOUND: no stream of this name is kept for the caller: its time is over, it was never resumable,
+or it is not the caller's; metadata: model.
+"""
+ERROR_REASON_RESUMED_ELSEWHERE: ErrorReason.ValueType  # 41
+"""ABORTED: the stream was resumed by another call, which gets the rest."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
