@@ -15,6 +15,7 @@ from caravan.inference.v1 import generation_pb2 as pb
 
 SERVICES = {
     "caravan.gateway.v1.GatewayAdminService",
+    "caravan.gateway.v1.StreamService",
     "caravan.inference.v1.InferenceService",
     "caravan.model.v1.ModelService",
     "caravan.policy.v1.PolicyAdminService",

@@ -24,6 +24,7 @@ SERVED = {
     "caravan.model.v1.ModelService",
     "caravan.policy.v1.PolicyAdminService",
     "caravan.gateway.v1.GatewayAdminService",
+    "caravan.gateway.v1.StreamService",
     "caravan.telemetry.v1.TraceQueryService",
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",

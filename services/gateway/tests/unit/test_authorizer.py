@@ -82,7 +82,7 @@ async def test_rules_on_the_deployment_ignore_the_model(authorizer, make_identit
 
 
 def test_every_public_method_has_a_rule():
-    from caravan.gateway.v1 import gateway_admin_service_pb2
+    from caravan.gateway.v1 import gateway_admin_service_pb2, stream_service_pb2
     from caravan.inference.v1 import inference_service_pb2
     from caravan.model.v1 import model_service_pb2
     from caravan.policy.v1 import policy_admin_service_pb2
@@ -93,6 +93,7 @@ def test_every_public_method_has_a_rule():
         model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
         policy_admin_service_pb2.DESCRIPTOR.services_by_name["PolicyAdminService"],
         gateway_admin_service_pb2.DESCRIPTOR.services_by_name["GatewayAdminService"],
+        stream_service_pb2.DESCRIPTOR.services_by_name["StreamService"],
         trace_query_service_pb2.DESCRIPTOR.services_by_name["TraceQueryService"],
     )
     methods = {

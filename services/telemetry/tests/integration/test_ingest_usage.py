@@ -71,10 +71,11 @@ async def test_a_batch_of_faults_still_gets_a_rich_answer(gateway, batch):
     assert details.field_violations[0].field == "records[0].method"
 
 
-async def test_only_the_gateway_may_send_usage(engine, batch):
-    code, details = await refused(engine.IngestUsage(batch("a")))
-    assert code is grpc.StatusCode.PERMISSION_DENIED
-    assert details.reason == "PEER_NOT_ALLOWED"
+async def test_a_worker_may_send_what_a_gateway_has_begun_and_each_record_counts_once(
+    gateway, engine, batch
+):
+    assert (await engine.IngestUsage(batch("a"))).stored_count == 1
+    assert (await gateway.IngestUsage(batch("a", "b"))).duplicate_count == 1
 
 
 async def test_a_stranger_of_the_same_ca_is_refused(channel_as, batch):

@@ -1,0 +1,433 @@
+import asyncio
+from contextlib import aclosing
+
+import pytest
+
+from caravan_engine.domain.errors import (
+    DrainingError,
+    RequestCancelledError,
+    ResumedElsewhereError,
+)
+from caravan_engine.domain.events import Completed, Delta, Finished, FinishReason, Started, Timings
+from caravan_engine.domain.kept_output import KeptOutput, Received
+from caravan_engine.domain.request import Emitted
+from caravan_engine.runtime.retained_streams import (
+    RetainedStreams,
+    RetentionLimits,
+    StreamName,
+    StreamOrigin,
+)
+from caravan_testkit.waiting import wait_until_async
+
+STARTED = Started(5, 0)
+COMPLETED = Completed(5, 0, 3, Timings(0, 0, 0))
+FINISHED = Finished(0, FinishReason.LENGTH, None, 3)
+
+
+def delta(offset, *tokens):
+    return Delta(0, "x" * len(tokens), tokens, offset)
+
+
+class Source:
+    """A generation whose events the test sends."""
+
+    def __init__(self):
+        self._news = asyncio.Queue()
+        self.is_closed = False
+
+    def send(self, *events):
+        for event in events:
+            self._news.put_nowait(event)
+
+    def close(self):
+        if not self.is_closed:
+            self.is_closed = True
+            self._news.put_nowait(RequestCancelledError())
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        event = await self._news.get()
+        if event is None:
+            raise StopAsyncIteration
+        if isinstance(event, Exception):
+            raise event
+        return event
+
+
+class Timers:
+    """Calls things later when the test says that time passes."""
+
+    def __init__(self):
+        self.pending = []
+
+    def call_later(self, delay_s, callback):
+        timer = _Timer(self, delay_s, callback)
+        self.pending.append(timer)
+        return timer
+
+    def ring(self):
+        for timer in tuple(self.pending):
+            timer.cancel()
+            timer.callback()
+
+
+class _Timer:
+    def __init__(self, timers, delay_s, callback):
+        self._timers, self.delay_s, self.callback = timers, delay_s, callback
+
+    def cancel(self):
+        if self in self._timers.pending:
+            self._timers.pending.remove(self)
+
+
+class World:
+    def __init__(self, **limits):
+        self.timers = Timers()
+        self.abandoned = []
+        self.now_s = 0.0
+        self.streams = RetainedStreams(
+            RetentionLimits(**limits),
+            on_abandoned=self.abandoned.append,
+            clock=lambda: self.now_s,
+            call_later=self.timers.call_later,
+        )
+
+    def begin(self, name="call", usage_id=None, output=None):
+        source = Source()
+        origin = StreamOrigin(StreamName("t", "p", name), usage_id or f"usage-{name}", object())
+        return source, self.streams.keep(origin, source, output)
+
+
+@pytest.fixture
+async def make_world():
+    """Makes worlds, and ends what is left of them."""
+    worlds = []
+
+    def make(**limits):
+        worlds.append(World(**limits))
+        return worlds[-1]
+
+    yield make
+    for world in worlds:
+        world.streams.close()
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+def world(make_world):
+    return make_world()
+
+
+class Reader:
+    """Reads a stream in a task that can be ended with an error, as a call can."""
+
+    def __init__(self, stream, received=()):
+        self.events = []
+        self.error = None
+        self._task = asyncio.create_task(self._read(stream, received))
+
+    async def _read(self, stream, received):
+        try:
+            async with aclosing(stream.read(received, self._end)) as events:
+                async for event in events:
+                    self.events.append(event)
+        except asyncio.CancelledError:
+            if self.error is None:
+                raise
+        except Exception as error:  # noqa: BLE001 (the test looks at it)
+            self.error = error
+
+    def _end(self, error):
+        self.error = error
+        self._task.cancel()
+
+    async def got(self, count):
+        async def there():
+            return len(self.events) >= count
+
+        await wait_until_async(there, timeout_s=20, what=f"{count} events")
+
+    async def leave(self):
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def end(self):
+        await asyncio.wait_for(asyncio.gather(self._task, return_exceptions=True), 20)
+        return self.events
+
+
+async def until_tokens(stream, count):
+    async def there():
+        return stream.output.output_tokens >= count
+
+    await wait_until_async(there, timeout_s=20, what=f"{count} tokens")
+
+
+async def until_over(stream):
+    async def over():
+        return stream.is_over
+
+    await wait_until_async(over, timeout_s=20, what="the end")
+
+
+def received(stream, count, *, finished=False):
+    return stream.output.history([Received(count, finished)], 1)
+
+
+async def test_a_generation_goes_on_without_its_reader_and_the_next_one_gets_the_rest(world):
+    source, stream = world.begin()
+    source.send(STARTED, delta(0, 1))
+    first = Reader(stream)
+    await first.got(2)
+    await first.leave()
+    source.send(delta(1, 2))
+    await until_tokens(stream, 2)
+    second = Reader(stream, received(stream, 1))
+    await second.got(2)
+    source.send(delta(2, 3), FINISHED, COMPLETED, None)
+    assert await second.end() == [STARTED, delta(1, 2), delta(2, 3), FINISHED, COMPLETED]
+    assert not source.is_closed
+
+
+async def test_what_ended_meanwhile_is_told_to_its_end(world):
+    source, stream = world.begin()
+    source.send(STARTED, delta(0, 1, 2, 3), FINISHED, COMPLETED, None)
+    first = Reader(stream)
+    await first.got(1)
+    await first.leave()
+    await until_over(stream)
+    assert await Reader(stream, received(stream, 3)).end() == [STARTED, FINISHED, COMPLETED]
+
+
+async def test_what_was_read_to_its_end_can_be_read_again(world):
+    source, stream = world.begin()
+    source.send(STARTED, delta(0, 1, 2, 3), FINISHED, COMPLETED, None)
+    await Reader(stream).end()
+    assert world.streams.named(stream.origin.name) is stream
+    assert await Reader(stream, received(stream, 0)).end() == [
+        STARTED,
+        delta(0, 1, 2, 3),
+        FINISHED,
+        COMPLETED,
+    ]
+
+
+async def test_the_latest_of_two_readers_wins(world):
+    source, stream = world.begin()
+    source.send(STARTED, delta(0, 1))
+    first = Reader(stream)
+    await first.got(2)
+    second, third = Reader(stream, received(stream, 1)), Reader(stream, received(stream, 1))
+    await first.end()
+    await second.end()
+    source.send(delta(1, 2), None)
+    await third.end()
+    assert isinstance(first.error, ResumedElsewhereError)
+    assert isinstance(second.error, ResumedElsewhereError)
+    assert third.events == [STARTED, delta(1, 2)]
+    assert third.error is None
+
+
+async def test_nobody_comes_back_and_the_generation_is_ended_and_accounted_for_once(world):
+    source, stream = world.begin()
+    source.send(STARTED, delta(0, 1))
+    reader = Reader(stream)
+    await reader.got(2)
+    await reader.leave()
+    assert [timer.delay_s for timer in world.timers.pending] == [60.0]
+    world.timers.ring()
+    assert source.is_closed
+    assert world.abandoned == [stream]
+    assert world.streams.named(stream.origin.name) is None
+    assert (len(world.streams), world.streams.num_bytes) == (0, 0)
+
+
+async def test_time_does_not_run_out_while_somebody_reads(world):
+    source, stream = world.begin()
+    source.send(STARTED)
+    first = Reader(stream)
+    await first.got(1)
+    await first.leave()
+    second = Reader(stream, received(stream, 0))
+    await second.got(1)
+    assert world.timers.pending == []
+    await second.leave()
+    assert len(world.timers.pending) == 1
+
+
+async def test_what_has_not_begun_ends_with_its_reader(world):
+    source, stream = world.begin()
+    reader = Reader(stream)
+    await asyncio.sleep(0)
+    await reader.leave()
+    assert source.is_closed
+    assert world.abandoned == []
+    assert len(world.streams) == 0
+
+
+async def test_an_error_is_the_readers_business_and_nothing_is_kept(world):
+    source, stream = world.begin()
+    source.send(STARTED, DrainingError())
+    reader = Reader(stream)
+    await reader.end()
+    assert isinstance(reader.error, DrainingError)
+    assert len(world.streams) == 0
+    assert world.abandoned == []
+
+
+async def test_an_error_that_came_meanwhile_is_told_after_the_rest(world):
+    source, stream = world.begin()
+    source.send(STARTED, delta(0, 1))
+    first = Reader(stream)
+    await first.got(2)
+    await first.leave()
+    source.send(delta(1, 2), DrainingError())
+    await until_over(stream)
+    second = Reader(stream, received(stream, 1))
+    assert await second.end() == [STARTED, delta(1, 2)]
+    assert isinstance(second.error, DrainingError)
+    assert world.abandoned == []
+
+
+async def test_who_has_as_much_as_may_be_waits_for_a_reader(make_world):
+    world = make_world(stream_bytes=1500)
+    source, stream = world.begin()
+    source.send(STARTED, delta(0, 0))
+    first = Reader(stream)
+    await first.got(2)
+    await first.leave()
+    source.send(*(delta(at, at) for at in range(1, 100)), None)
+
+    async def full():
+        return world.streams.is_full(stream)
+
+    await wait_until_async(full, timeout_s=20, what="a full stream")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert 2 < stream.output.output_tokens < 20
+    second = Reader(stream, received(stream, 1))
+    await second.end()
+    assert [event.token_offset for event in second.events[1:]] == list(range(1, 100))
+
+
+async def test_those_that_were_left_first_go_when_all_have_too_much(make_world):
+    world = make_world(total_bytes=5000, stream_bytes=10_000)
+    left = []
+    for name in ("a", "b"):
+        source, stream = world.begin(name)
+        source.send(STARTED, *(delta(at, at) for at in range(10)))
+        reader = Reader(stream)
+        await reader.got(11)
+        await reader.leave()
+        left.append(stream)
+    source, stream = world.begin("c")
+    source.send(STARTED, *(delta(at, at) for at in range(10)))
+    await Reader(stream).got(11)
+    assert world.abandoned == left[:1]
+    assert world.streams.num_bytes <= 5000
+
+
+async def test_one_that_grows_over_everything_is_not_kept_and_ends_with_its_reader(make_world):
+    world = make_world(total_bytes=1000, stream_bytes=10_000)
+    source, stream = world.begin()
+    source.send(STARTED, *(delta(at, at) for at in range(10)))
+    reader = Reader(stream)
+    await reader.got(11)
+    assert len(world.streams) == 0
+    await reader.leave()
+    assert source.is_closed
+    assert world.abandoned == [stream]
+
+
+async def test_what_somebody_else_accounts_for_is_not_told_at_its_end(world):
+    source, stream = world.begin()
+    source.send(STARTED, COMPLETED, None)
+    await Reader(stream).end()
+    world.streams.release([stream.origin.usage_id], [])
+    world.timers.ring()
+    assert world.abandoned == []
+    assert len(world.streams) == 0
+
+
+async def test_what_is_dropped_ends_at_once_and_untold(world):
+    source, stream = world.begin()
+    source.send(STARTED)
+    reader = Reader(stream)
+    await reader.got(1)
+    world.streams.release([], [stream.origin.usage_id, "unknown"])
+    await reader.end()
+    assert source.is_closed
+    assert isinstance(reader.error, RequestCancelledError)
+    assert world.abandoned == []
+    assert len(world.streams) == 0
+
+
+async def test_a_cancelled_generation_is_told_of_and_its_reader_gets_cancelled(world):
+    source, stream = world.begin()
+    source.send(STARTED)
+    reader = Reader(stream)
+    await reader.got(1)
+    world.streams.abandon(stream)
+    await reader.end()
+    assert isinstance(reader.error, RequestCancelledError)
+    assert source.is_closed
+    assert world.abandoned == [stream]
+
+
+async def test_of_two_with_one_name_the_latest_is_found(world):
+    _, first = world.begin("same", "one")
+    _, second = world.begin("same", "two")
+    assert world.streams.named(first.origin.name) is second
+    world.streams.release([], ["two"])
+    assert world.streams.named(first.origin.name) is None
+    assert world.streams.of_usage("one") is first
+
+
+async def test_a_generation_that_begins_anew_replaces_what_was_kept_of_it(world):
+    source, first = world.begin("same", "one")
+    _, second = world.begin("same", "one", KeptOutput((Emitted((1,)),)))
+    assert source.is_closed
+    assert world.streams.of_usage("one") is second
+    assert world.abandoned == []
+    assert first is not second
+
+
+async def test_without_time_nothing_is_kept(make_world):
+    world = make_world(time_s=0)
+    source, stream = world.begin()
+    source.send(STARTED)
+    reader = Reader(stream)
+    await reader.got(1)
+    assert world.streams.named(stream.origin.name) is None
+    await reader.leave()
+    assert source.is_closed
+    assert world.abandoned == [stream]
+
+
+async def test_a_recovered_generation_goes_on_before_anybody_reads_it(world):
+    source, stream = world.begin("r", output=KeptOutput((Emitted((1, 2)),)))
+    stream.leave_alone()
+    source.send(STARTED, delta(2, 3), None)
+    await until_over(stream)
+    assert await Reader(stream, received(stream, 2)).end() == [STARTED, delta(2, 3)]
+
+
+async def test_at_the_end_who_reads_accounts_for_a_generation_and_else_the_worker(world):
+    source, read = world.begin("read")
+    source.send(STARTED)
+    reader = Reader(read)
+    await reader.got(1)
+    other, left = world.begin("left")
+    other.send(STARTED)
+    gone = Reader(left)
+    await gone.got(1)
+    await gone.leave()
+    world.streams.close()
+    await reader.end()
+    assert world.abandoned == [left]
+    assert (source.is_closed, other.is_closed) == (True, True)
