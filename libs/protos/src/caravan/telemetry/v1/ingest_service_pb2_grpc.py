@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class IngestServiceStub:
-    """IngestService takes in what happened. Usage comes from gateways, numbers from engine hosts.
+    """IngestService takes in what happened. Usage comes from gateways, and from workers where a gateway
+    died; numbers come from engine hosts.
     """
 
     def __init__(self, channel):
@@ -48,7 +49,8 @@ class IngestServiceStub:
 
 
 class IngestServiceServicer:
-    """IngestService takes in what happened. Usage comes from gateways, numbers from engine hosts.
+    """IngestService takes in what happened. Usage comes from gateways, and from workers where a gateway
+    died; numbers come from engine hosts.
     """
 
     def IngestUsage(self, request, context):
@@ -88,7 +90,8 @@ def add_IngestServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class IngestService:
-    """IngestService takes in what happened. Usage comes from gateways, numbers from engine hosts.
+    """IngestService takes in what happened. Usage comes from gateways, and from workers where a gateway
+    died; numbers come from engine hosts.
     """
 
     @staticmethod

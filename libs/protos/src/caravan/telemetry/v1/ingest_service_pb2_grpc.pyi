@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class IngestServiceStub:
-    """IngestService takes in what happened. Usage comes from gateways, numbers from engine hosts."""
+    """IngestService takes in what happened. Usage comes from gateways, and from workers where a gateway
+    died; numbers come from engine hosts.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -42,7 +44,9 @@ class IngestServiceStub:
 
 @_typing.type_check_only
 class IngestServiceAsyncStub(IngestServiceStub):
-    """IngestService takes in what happened. Usage comes from gateways, numbers from engine hosts."""
+    """IngestService takes in what happened. Usage comes from gateways, and from workers where a gateway
+    died; numbers come from engine hosts.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     IngestUsage: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.IngestUsageRequest, _ingest_service_pb2.IngestUsageResponse]  # type: ignore[assignment]
@@ -53,7 +57,9 @@ class IngestServiceAsyncStub(IngestServiceStub):
     """StreamWorkerStats takes the numbers of a host's workers, once a second while it lives."""
 
 class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
-    """IngestService takes in what happened. Usage comes from gateways, numbers from engine hosts."""
+    """IngestService takes in what happened. Usage comes from gateways, and from workers where a gateway
+    died; numbers come from engine hosts.
+    """
 
     @_abc_1.abstractmethod
     def IngestUsage(
