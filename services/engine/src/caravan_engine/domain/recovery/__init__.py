@@ -1,0 +1,1 @@
+"""What is known of running requests beyond the life of their worker."""
