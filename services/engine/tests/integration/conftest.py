@@ -246,7 +246,9 @@ class GatewayView:
         return found(await self.picture(found))[0]
 
     async def worker(self, model="tiny"):
-        address = (await self.endpoint(model)).address
+        return self.worker_at((await self.endpoint(model)).address)
+
+    def worker_at(self, address):
         if address not in self._workers:
             self._workers[address] = open_channel(address, tls=self._tls, server_name="engine")
         return worker_grpc.WorkerServiceStub(self._workers[address])
@@ -283,7 +285,10 @@ class GatewayView:
         return run_request(**fields)
 
     async def stats(self, model="tiny"):
-        worker = await self.worker(model)
+        return await self.stats_of(await self.worker(model))
+
+    @staticmethod
+    async def stats_of(worker):
         call = worker.WatchStats(worker_pb.WatchStatsRequest())
         try:
             return (await anext(aiter(call))).stats

@@ -73,6 +73,35 @@ async def test_a_stream_goes_on_from_the_pages_of_a_killed_worker(start_host, vi
     assert text == wanted_text
 
 
+async def test_a_stream_goes_on_from_its_pages_on_another_replica(start_host, view_of):
+    view = await view_of(start_host(*SMALL_PAGES, *ON_DISK, "--models.replicas", "2", load="slow"))
+    picture = await view.picture(lambda each: len(each.endpoints) == 2)
+    first, second = (view.worker_at(each.address) for each in picture.endpoints)
+    asked = {"model": "slow", "text": TEXT, "max_output_tokens": 120}
+    wanted = [
+        answer async for answer in first.Run(view.request(**asked, caller={"tenant": "other"}))
+    ]
+    call = first.Run(view.request(**asked))
+    tokens, digest, text = [], "", ""
+    async for answer in call:
+        digest = digest or answer.event.started.model_digest
+        tokens += answer.event.delta.token_ids
+        text += answer.event.delta.text
+        if len(tokens) >= 60:
+            break
+    call.cancel()
+    choice = worker_pb.ChoiceContinuation(token_ids=tokens)
+    continuation = worker_pb.Continuation(choices=[choice], model_digest=digest)
+
+    answers = [
+        answer async for answer in second.Run(view.request(**asked, continuation=continuation))
+    ]
+    text += "".join(each.event.delta.text for each in answers)
+    stats = await view.stats_of(second)
+    assert stats.disk_reads_total >= (stats.input_tokens_total + len(tokens)) // 16 - 1
+    assert text == "".join(each.event.delta.text for each in wanted)
+
+
 async def test_without_pages_on_disk_it_is_computed_again(start_host, view_of):
     view = await view_of(start_host(*SMALL_PAGES, load="slow"))
     continuation, _ = await begin_and_kill(view, 20, text=TEXT)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from caravan_engine.domain.events import FinishReason
-from caravan_engine.domain.paging.page_image import PageImage
+from caravan_engine.domain.paging.page_image import PageImage, PageInfo
 from caravan_engine.domain.sampling.logprobs import Logprobs
 from caravan_engine.domain.sampling.options import SamplingOptions
 from caravan_rpckit.errors import CaravanError
@@ -168,13 +168,20 @@ class PageRead:
 
 
 @dataclass(frozen=True, slots=True)
+class PageFound:
+    """A page is on disk that this worker didn't write; the one before it was found earlier."""
+
+    info: PageInfo
+
+
+@dataclass(frozen=True, slots=True)
 class PageLost:
     """A page isn't on disk: damaged, foreign, displaced by others, or it couldn't be written."""
 
     key: bytes
 
 
-DiskNews = PageWritten | PageRead | PageLost
+DiskNews = PageWritten | PageRead | PageFound | PageLost
 
 
 class PageDisk(Protocol):

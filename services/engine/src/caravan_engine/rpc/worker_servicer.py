@@ -72,7 +72,8 @@ class ServedModel:
 class WorkerServicer:
     """Runs, embeds, reports and drains.
 
-    `drain` takes seconds and returns how many requests it ended.
+    `drain` takes seconds and returns how many requests it ended. `prepare` gets what a request
+    needs before it is queued.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class WorkerServicer:
         clock: Callable[[], float],
         stats: Callable[[], stats_pb.WorkerStats],
         drain: Callable[[float], Awaitable[int]],
+        prepare: Callable[[GenerationRequest], Awaitable[None]],
     ) -> None:
         self._engine = engine
         self._prompts = prompts
@@ -92,6 +94,7 @@ class WorkerServicer:
         self._clock = clock
         self._stats = stats
         self._drain = drain
+        self._prepare = prepare
         self._keeping = StreamKeeping(engine, streams, model=model.name, digest=model.digest)
         self._ending = asyncio.Event()
 
@@ -118,6 +121,7 @@ class WorkerServicer:
             deadline=self._deadline(call),
         )
         identity = Identity(self._model.name, self._model.digest, call.request_id, seed)
+        await self._prepare(request)
         trace = RunTrace(call.trace.tracer, call.trace.span)
         try:
             async with aclosing(self._keeping.events(run, request, call)) as events:

@@ -8,6 +8,7 @@ never while something waits for the disk.
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from threading import Lock
 
 from caravan_engine.domain.kv_numbers import DiskStats
 from caravan_engine.domain.paging.page_image import PageImage, PageInfo
-from caravan_engine.domain.ports import DiskNews, PageLost, PageRead, PageWritten
+from caravan_engine.domain.ports import DiskNews, PageFound, PageLost, PageRead, PageWritten
 from caravan_engine.runtime.page_io import JobThreads
 from caravan_engine.storage.page_files import Codec, PageIdentity, PagePacker
 from caravan_engine.storage.page_folder import PageFolder
@@ -141,6 +142,17 @@ class DiskPages:
             if self._writer.submit(partial(self._erase, tuple(keys))):
                 self._counts.erasing += len(keys)
 
+    def adopt(self, pages: Sequence[PageInfo]) -> Future[None]:
+        """Takes over pages of a text that other workers of the model have, up to the first missing.
+
+        Any thread may ask; when it is done `poll` tells what was found.
+        """
+        done: Future[None] = Future()
+        job = partial(self._adopt_all, pages, done)
+        if self._folder is None or not self._writer.submit(job, priority=1):
+            done.set_result(None)
+        return done
+
     def resize(self, budget_bytes: int) -> None:
         """See `PageDisk`."""
         with self._lock:
@@ -258,6 +270,30 @@ class DiskPages:
                 self._displace(victim)
             self._remove(victim.key)
             self._notify()
+
+    def _adopt_all(self, pages: Sequence[PageInfo], done: Future[None]) -> None:
+        if not done.set_running_or_notify_cancel():
+            return
+        for info in pages:
+            error = _attempt(partial(self._adopt, info), LossCause.READ_FAILED)
+            if error is not None:
+                self._report(error)
+                break
+        self._trim()
+        self._notify()
+        done.set_result(None)
+
+    def _adopt(self, info: PageInfo) -> None:
+        with self._lock:
+            if self._index.get(info.key) is not None:
+                return
+        header = self._existing_folder.adopt(info.key)
+        if header is None:
+            raise PageFileError(LossCause.UNKNOWN)
+        page = StoredPage(info.key, info.parent, header.file_bytes, header.is_protected)
+        with self._lock:
+            self._index.add(page)
+            self._news.append(PageFound(info))
 
     def _displace(self, page: StoredPage) -> None:
         self._index.remove(page)

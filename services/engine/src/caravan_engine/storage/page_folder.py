@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,6 +104,20 @@ class PageFolder:
                 os.utime(file.fileno())
             return image
 
+    def adopt(self, key: bytes) -> PageHeader | None:
+        """Copies a page that another worker of the same model has; None if none has it.
+
+        What is copied is checked when it is read, like everything here.
+        """
+        folders = self._path.parent.parent.glob(f"*/{self._path.name}")
+        for folder in folders:
+            if folder != self._path:
+                with contextlib.suppress(FileNotFoundError), _opened(folder / _file(key)) as file:
+                    header = self._header(file)
+                    self._write(key, file)
+                    return header
+        return None
+
     def remove(self, key: bytes) -> None:
         """Removes a page, if it is there."""
         self._name(key).unlink(missing_ok=True)
@@ -119,15 +134,18 @@ class PageFolder:
             path.unlink(missing_ok=True)
 
     def _name(self, key: bytes) -> Path:
-        return self._path / f"{key.hex()}{_PAGE}"
+        return self._path / _file(key)
 
-    def _write(self, key: bytes, header: bytes, stored: memoryview) -> None:
+    def _write(self, key: bytes, *parts: bytes | memoryview | BinaryIO) -> None:
         partial = self._path / f"{key.hex()}{_PARTIAL}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _NO_FOLLOW
         try:
             with os.fdopen(os.open(partial, flags, 0o600), "wb") as file:
-                file.write(header)
-                file.write(stored)
+                for part in parts:
+                    if isinstance(part, bytes | memoryview):
+                        file.write(part)
+                    else:
+                        shutil.copyfileobj(part, file, len(_ZEROS))
             partial.replace(self._name(key))
         except OSError:
             partial.unlink(missing_ok=True)
@@ -156,6 +174,10 @@ class PageFolder:
         if status.st_size != header.file_bytes:
             raise PageFileError(LossCause.DAMAGED, "not as long as its header says")
         return header
+
+
+def _file(key: bytes) -> str:
+    return f"{key.hex()}{_PAGE}"
 
 
 def _opened(path: Path) -> BinaryIO:

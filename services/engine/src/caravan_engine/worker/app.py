@@ -37,7 +37,7 @@ from caravan_engine.storage.disk_pages import DiskPages
 from caravan_engine.worker.host_pipe import HostPipe
 from caravan_engine.worker.memory import resident_bytes
 from caravan_engine.worker.metrics_log import open_metrics_log
-from caravan_engine.worker.page_disk import open_page_disk
+from caravan_engine.worker.page_disk import open_page_disk, page_preparation
 from caravan_engine.worker.paging import kv_options, warm_up
 from caravan_engine.worker.retention import open_retained_streams
 from caravan_engine.worker.threads import in_thread
@@ -284,6 +284,7 @@ class WorkerApp:
             clock=time.monotonic,
             stats=stats,
             drain=self._drain,
+            prepare=page_preparation(self._settings, self._disk),
         )
         server.add(
             servicer,

@@ -1,9 +1,13 @@
 """Makes a worker's disk tier of its settings."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from caravan_engine.config import DISK_QUEUE_BYTES
 from caravan_engine.control.settings import WorkerSettings
+from caravan_engine.domain.paging.page_image import root_key
+from caravan_engine.domain.request import GenerationRequest
+from caravan_engine.runtime.page_adoption import PageAdoption, prepare_nothing
 from caravan_engine.storage.disk_pages import DiskPages, DiskSettings
 from caravan_engine.storage.page_files import Codec, PageIdentity
 
@@ -39,3 +43,13 @@ def open_page_disk(
         ),
         notify,
     )
+
+
+def page_preparation(
+    settings: WorkerSettings, disk: DiskPages | None
+) -> Callable[[GenerationRequest], Awaitable[None]]:
+    """Returns what gets the pages of a request that another worker began."""
+    if disk is None:
+        return prepare_nothing
+    root_of = partial(root_key, settings.model_digest)
+    return PageAdoption(disk.adopt, root_of=root_of, page_size=settings.kv.page_size).prepare

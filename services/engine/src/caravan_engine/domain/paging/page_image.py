@@ -53,6 +53,16 @@ class PageImage:
             data[:] = bytes(len(data))
 
 
+def full_pages(root: bytes, tokens: Sequence[int], page_size: int) -> list[PageInfo]:
+    """Returns the full pages that a text consists of, in order."""
+    pages, parent = list[PageInfo](), root
+    for start in range(0, len(tokens) - len(tokens) % page_size, page_size):
+        part = tuple(tokens[start : start + page_size])
+        pages.append(PageInfo(root, parent, page_key(parent, part), start, part))
+        parent = pages[-1].key
+    return pages
+
+
 def root_key(model_digest: str, tenant: str) -> bytes:
     """Returns the key of a tenant's empty text."""
     return _hash(model_digest.encode(), b"tenant", tenant.encode())

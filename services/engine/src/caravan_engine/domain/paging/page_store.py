@@ -10,7 +10,7 @@ from caravan_engine.domain.paging.page_image import PageImage, PageInfo
 from caravan_engine.domain.paging.prefix_tree import Match, PageNode, PrefixTree, Tokens
 from caravan_engine.domain.paging.residency import Residency
 from caravan_engine.domain.paging.tiers import Tiers
-from caravan_engine.domain.ports import DiskNews, PageLost, PageRead, PageWritten
+from caravan_engine.domain.ports import DiskNews, PageFound, PageLost, PageRead, PageWritten
 from caravan_engine.domain.spoilt import Spoilt
 
 
@@ -228,6 +228,9 @@ class PageStore:
         return bool(news)
 
     def _hear(self, news: DiskNews) -> None:
+        if isinstance(news, PageFound):
+            self.found_on_disk((news.info,))
+            return
         key = news.image.info.key if isinstance(news, PageRead) else news.key
         node = self._by_key.get(key)
         if node is None:  # it was dropped meanwhile
@@ -260,12 +263,11 @@ class PageStore:
             parent = self._by_key.get(info.parent)
             if parent is None and info.start == 0:
                 parent = self.tree.root(info.root)
-            if parent is None or info.key in self._by_key:
+            if parent is None:
                 self._forget_on_disk((info.key,))
                 continue
-            node = parent.add(info.tokens)
+            node = self._by_key.get(info.key) or self._add(parent, info.tokens, 0.0)
             node.is_on_disk = True
-            self._by_key[info.key] = node
 
     # ── making room ──
 
