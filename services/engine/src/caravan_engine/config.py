@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from caravan_engine.journal_settings import JournalSettings
 from caravan_engine.retention_settings import RetentionSettings
 from caravan_engine.setting_names import LLAMA_CPP_NAMES
 from caravan_servicekit.addresses import Address
@@ -351,6 +352,7 @@ class EngineSettings(ServiceSettings):
     kv: KvSettings = Field(KvSettings(), description="Pages of computed positions.")
     queue: QueueSettings = Field(QueueSettings(), description="Waiting requests.")
     retention: RetentionSettings = Field(RetentionSettings(), description="Broken streams.")
+    journal: JournalSettings = Field(JournalSettings(), description="Journals of requests.")
     chat: ChatSettings = Field(ChatSettings(), description="Chat templates.")
     telemetry: TelemetrySettings = Field(TelemetrySettings(), description="Numbers of workers.")
     metrics: MetricsSettings = Field(MetricsSettings(), description="Metrics log of workers.")

@@ -11,6 +11,7 @@ from caravan_engine.config import (
     MetricsSettings,
     QueueSettings,
 )
+from caravan_engine.journal_settings import JournalSettings
 from caravan_engine.retention_settings import RetentionSettings
 
 
@@ -34,6 +35,7 @@ class WorkerSettings(BaseModel):
     host_page_bytes: int = Field(ge=0)  # what the memory plan grants the host tier; 0: no tier
     queue: QueueSettings
     retention: RetentionSettings = RetentionSettings()
+    journal: JournalSettings = JournalSettings()
     chat: ChatSettings
     metrics: MetricsSettings = MetricsSettings()
 
@@ -41,6 +43,11 @@ class WorkerSettings(BaseModel):
     def page_directory(self) -> Path:
         """The folder of this worker's pages on disk; no other worker writes there."""
         return (self.kv.disk_directory or self.home / "pages") / str(self.replica_index)
+
+    @property
+    def journal_directory(self) -> Path:
+        """The folder of this worker's journal; no other worker writes there."""
+        return (self.journal.directory or self.home / "journal") / str(self.replica_index)
 
     @property
     def metrics_file(self) -> Path | None:

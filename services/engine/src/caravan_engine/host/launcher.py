@@ -89,6 +89,7 @@ class WorkerLauncher:
             host_page_bytes=order.host_page_bytes,
             queue=self._settings.queue,
             retention=self._settings.retention,
+            journal=self._settings.journal,
             chat=self._settings.chat,
             metrics=self._settings.metrics,
         )
