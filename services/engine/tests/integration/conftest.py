@@ -302,6 +302,7 @@ def run_request(**fields):
     caller |= fields.pop("caller", {})
     fields.pop("worker", None)
     continuation = fields.pop("continuation", None)
+    retention = fields.pop("retention", None)
     given = {"model": "tiny", "max_output_tokens": 8, "seed": 7}
     if not {"text", "chat", "token_ids"} & set(fields):
         given["text"] = "Once upon a time"
@@ -310,7 +311,10 @@ def run_request(**fields):
         **{**given, **fields}, sampling=generation_pb.SamplingOptions(**sampling)
     )
     return worker_pb.RunRequest(
-        request=request, caller=worker_pb.Caller(**caller), continuation=continuation
+        request=request,
+        caller=worker_pb.Caller(**caller),
+        continuation=continuation,
+        retention=retention,
     )
 
 

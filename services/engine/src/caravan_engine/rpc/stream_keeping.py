@@ -1,6 +1,6 @@
 """The part of the worker's service that deals with streams which outlive their readers."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
@@ -10,6 +10,7 @@ from caravan_engine.domain.events import Delta, Event
 from caravan_engine.domain.kept_output import KeptOutput, Received
 from caravan_engine.domain.request import Continuation, Emitted, GenerationRequest
 from caravan_engine.rpc.convert import to_continuation, to_finished
+from caravan_engine.rpc.request_journaling import RunFollower
 from caravan_engine.runtime.output_stream import OutputStream
 from caravan_engine.runtime.retained_streams import (
     RetainedStream,
@@ -33,12 +34,24 @@ class GeneratingEngine(Protocol):
 
 
 class StreamKeeping:
-    """Reads generations for calls, and answers what may be asked about kept ones."""
+    """Reads generations for calls, and answers what may be asked about kept ones.
+
+    `prepare` gets what a request needs before it is queued.
+    """
 
     def __init__(
-        self, engine: GeneratingEngine, streams: RetainedStreams, *, model: str, digest: str
+        self,
+        engine: GeneratingEngine,
+        streams: RetainedStreams,
+        journal: RunFollower,
+        prepare: Callable[[GenerationRequest], Awaitable[None]],
+        *,
+        model: str,
+        digest: str,
     ) -> None:
         self._engine = engine
+        self._journal = journal
+        self._prepare = prepare
         self._streams = streams
         self._model = model
         self._digest = digest
@@ -48,6 +61,7 @@ class StreamKeeping:
     ) -> AsyncGenerator[Event, None]:
         """Yields the events of a request; closing it ends the request, unless it is kept."""
         if not run.HasField("retention"):
+            await self._prepare(request)
             source = self._engine.submit(request)
             try:
                 async for event in source:
@@ -56,19 +70,34 @@ class StreamKeeping:
                 source.close()
             return
         emitted = request.continuation.choices if request.continuation else ()
-        stream = self._kept(run, emitted) or self.keep(run, request)
+        stream = self._kept(run, emitted) or await self.keep(run, request)
         async with aclosing(stream.read(emitted, call.end)) as events:
             async for event in events:
                 yield event
 
-    def keep(self, run: worker_pb.RunRequest, request: GenerationRequest) -> RetainedStream:
+    async def keep(self, run: worker_pb.RunRequest, request: GenerationRequest) -> RetainedStream:
         """Begins a generation that is kept."""
+        await self._prepare(request)
         earlier = request.continuation.choices if request.continuation else ()
         output = KeptOutput(earlier, self._engine.retell(request) if earlier else ())
         origin = StreamOrigin(
-            _name_of(run.caller), run.retention.usage_id, run, order_bytes=run.ByteSize()
+            name_of(run.caller), run.retention.usage_id, run, order_bytes=run.ByteSize()
         )
-        return self._streams.keep(origin, self._engine.submit(request), output)
+        source = self._journal.follow(run, request, self._engine.submit(request))
+        return self._streams.keep(origin, source, output)
+
+    async def catch_up(self, request: GenerationRequest, choice_index: int) -> Emitted:
+        """Generates a choice to its end, for nobody to read; returns all of its tokens."""
+        source = self._engine.submit(request)
+        emitted = request.emitted(choice_index)
+        try:
+            async for event in source:
+                if isinstance(event, Delta) and event.choice_index == choice_index:
+                    tokens = (*emitted.tokens, *event.token_ids)
+                    emitted = Emitted(tokens, mirostat_mu=event.mirostat_mu)
+        finally:
+            source.close()
+        return emitted
 
     def find(self, request: worker_pb.FindStreamRequest) -> worker_pb.FindStreamResponse:
         """What a Run needs to go on with a kept generation.
@@ -77,12 +106,12 @@ class StreamKeeping:
             StreamNotKeptError: there is none, or not what follows what the client has.
             InvalidFieldError: the client can't have that.
         """
-        stream = self._streams.named(_name_of(request.caller))
+        stream = self._streams.named(name_of(request.caller))
         if stream is None or not isinstance(stream.origin.order, worker_pb.RunRequest):
             raise StreamNotKeptError(self._model)
         run, output = stream.origin.order, stream.output
         received = [Received(each.output_tokens, each.finished) for each in request.choices]
-        history = output.history(received, _choice_count(run))
+        history = output.history(received, choice_count_of(run))
         if history is None or not output.has_begun:
             raise StreamNotKeptError(self._model)
         answer = worker_pb.FindStreamResponse(run=run)
@@ -107,7 +136,7 @@ class StreamKeeping:
         Raises:
             StreamNotKeptError: there is none.
         """
-        stream = self._streams.named(_name_of(request.caller))
+        stream = self._streams.named(name_of(request.caller))
         if stream is None:
             raise StreamNotKeptError(self._model)
         self._streams.abandon(stream)
@@ -119,9 +148,11 @@ class StreamKeeping:
         return stream if is_same else None
 
 
-def _name_of(caller: worker_pb.Caller) -> StreamName:
+def name_of(caller: worker_pb.Caller) -> StreamName:
+    """Whose generation it is, and what they call it."""
     return StreamName(caller.tenant, caller.principal, caller.request_id)
 
 
-def _choice_count(run: worker_pb.RunRequest) -> int:
+def choice_count_of(run: worker_pb.RunRequest) -> int:
+    """How many choices a request has."""
     return run.request.choice_count if run.request.HasField("choice_count") else 1

@@ -16,7 +16,7 @@ from caravan.inference.v1 import generation_pb2 as generation_pb
 from caravan.inference.v1 import tokenization_pb2 as tokenization_pb
 from caravan_engine.domain.errors import EmbeddingUnsupportedError, EmptyInputError
 from caravan_engine.domain.model_facts import Pooling
-from caravan_engine.domain.request import EmbeddingRequest
+from caravan_engine.domain.request import EmbeddingRequest, GenerationRequest
 from caravan_engine.prompts.maker import PromptMaker
 from caravan_engine.rpc.convert import (
     Identity,
@@ -31,9 +31,9 @@ from caravan_engine.rpc.convert import (
 )
 from caravan_engine.rpc.convert_pages import PageLimits, dropped_tenant_of, page_budgets_of
 from caravan_engine.rpc.errors import WrongModelError
-from caravan_engine.rpc.stream_keeping import GeneratingEngine, StreamKeeping
+from caravan_engine.rpc.stream_keeping import GeneratingEngine
+from caravan_engine.rpc.stream_recovery import StreamRecovery
 from caravan_engine.runtime.embeddings import EmbeddingJob, embed_all
-from caravan_engine.runtime.retained_streams import RetainedStreams
 from caravan_engine.runtime.run_trace import RunTrace
 from caravan_rpckit.call import Call
 from caravan_rpckit.refusals import PeerNotAllowedError
@@ -72,21 +72,19 @@ class ServedModel:
 class WorkerServicer:
     """Runs, embeds, reports and drains.
 
-    `drain` takes seconds and returns how many requests it ended. `prepare` gets what a request
-    needs before it is queued.
+    `drain` takes seconds and returns how many requests it ended.
     """
 
     def __init__(
         self,
         engine: Engine,
         prompts: PromptMaker,
-        streams: RetainedStreams,
+        streams: StreamRecovery,
         *,
         model: ServedModel,
         clock: Callable[[], float],
         stats: Callable[[], stats_pb.WorkerStats],
         drain: Callable[[float], Awaitable[int]],
-        prepare: Callable[[GenerationRequest], Awaitable[None]],
     ) -> None:
         self._engine = engine
         self._prompts = prompts
@@ -94,8 +92,7 @@ class WorkerServicer:
         self._clock = clock
         self._stats = stats
         self._drain = drain
-        self._prepare = prepare
-        self._keeping = StreamKeeping(engine, streams, model=model.name, digest=model.digest)
+        self._streams = streams
         self._ending = asyncio.Event()
 
     def end_watches(self) -> None:
@@ -112,19 +109,11 @@ class WorkerServicer:
         call.trace.begin(run.caller.traceparent)
         if run.HasField("continuation"):
             self._require_digest(run.continuation.model_digest)
-        seed = seed_of(run.request)
-        request = generation_of(
-            run,
-            prompt=await self._prompt(run.request),
-            seed=seed,
-            request_id=call.request_id,
-            deadline=self._deadline(call),
-        )
-        identity = Identity(self._model.name, self._model.digest, call.request_id, seed)
-        await self._prepare(request)
+        request = await self._generation(run, call.request_id, self._deadline(call))
+        identity = Identity(self._model.name, self._model.digest, call.request_id, request.seed)
         trace = RunTrace(call.trace.tracer, call.trace.span)
         try:
-            async with aclosing(self._keeping.events(run, request, call)) as events:
+            async with aclosing(self._streams.events(run, request, call)) as events:
                 async for event in events:
                     trace.saw(event)
                     yield to_response(event, identity)
@@ -136,14 +125,14 @@ class WorkerServicer:
     ) -> worker_pb.FindStreamResponse:
         """Tells what is kept of a generation."""
         _require_peer(call, "gateway")
-        return self._keeping.find(request)
+        return await self._streams.find(request, call, self._generation)
 
     async def ReleaseStreams(
         self, request: worker_pb.ReleaseStreamsRequest, call: Call
     ) -> worker_pb.ReleaseStreamsResponse:
         """Takes note of what a gateway accounts for."""
         _require_peer(call, "gateway")
-        self._keeping.release(request)
+        self._streams.release(request)
         return worker_pb.ReleaseStreamsResponse()
 
     async def StopStream(
@@ -151,7 +140,7 @@ class WorkerServicer:
     ) -> worker_pb.StopStreamResponse:
         """Ends a kept generation."""
         _require_peer(call, "gateway")
-        self._keeping.stop(request)
+        self._streams.stop(request)
         return worker_pb.StopStreamResponse()
 
     async def Embed(self, embed: worker_pb.EmbedRequest, call: Call) -> worker_pb.EmbedResponse:
@@ -227,6 +216,17 @@ class WorkerServicer:
         _require_peer(call, "engine")
         ended = await self._drain(request.timeout_ms / 1000)
         return worker_pb.DrainResponse(ended_request_count=ended)
+
+    async def _generation(
+        self, run: worker_pb.RunRequest, request_id: str, deadline: float | None
+    ) -> GenerationRequest:
+        return generation_of(
+            run,
+            prompt=await self._prompt(run.request),
+            seed=seed_of(run.request),
+            request_id=request_id,
+            deadline=deadline,
+        )
 
     async def _prompt(
         self, request: generation_pb.GenerateRequest | tokenization_pb.TokenizeRequest

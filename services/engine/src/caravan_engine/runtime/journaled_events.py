@@ -1,19 +1,10 @@
 """Has a journal follow a generation by what is read of it."""
 
 from collections.abc import AsyncIterator
-from typing import Protocol
 
 from caravan_engine.domain.events import Completed, Delta, Event, Finished, Started
 from caravan_engine.runtime.request_journal import JournalEntry
-
-
-class EventSource(Protocol):
-    """The events of a running generation; see `OutputStream`."""
-
-    def __aiter__(self) -> AsyncIterator[Event]: ...
-
-    def close(self) -> None:
-        """Cancels the generation, if it runs."""
+from caravan_engine.runtime.retained_streams import EventSource
 
 
 class JournaledEvents:

@@ -37,9 +37,9 @@ from caravan_engine.storage.disk_pages import DiskPages
 from caravan_engine.worker.host_pipe import HostPipe
 from caravan_engine.worker.memory import resident_bytes
 from caravan_engine.worker.metrics_log import open_metrics_log
-from caravan_engine.worker.page_disk import open_page_disk, page_preparation
+from caravan_engine.worker.page_disk import open_page_disk
 from caravan_engine.worker.paging import kv_options, warm_up
-from caravan_engine.worker.retention import open_retained_streams
+from caravan_engine.worker.streams import open_streams
 from caravan_engine.worker.threads import in_thread
 from caravan_obskit.tracing import Tracing, inner_sampler, no_sampler
 from caravan_rpckit.server import DEFAULT_REQUEST_LIMIT_BYTES, RpcServer
@@ -276,15 +276,17 @@ class WorkerApp:
             tracing=self._tracing.calls,
         )
         self._start_tracing()
+        streams, _ = await open_streams(
+            self._settings, engine, self._disk, self._tls, self._resources
+        )
         servicer = WorkerServicer(
             engine,
             prompts,
-            open_retained_streams(self._settings, self._tls, self._resources),
+            streams,
             model=model,
             clock=time.monotonic,
             stats=stats,
             drain=self._drain,
-            prepare=page_preparation(self._settings, self._disk),
         )
         server.add(
             servicer,
