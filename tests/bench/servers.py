@@ -51,12 +51,14 @@ class Caravan:
     Args:
         settings: Beside those that follow from `shape`.
         also_direct: The name under which its worker is measured too, called without a gateway.
+        is_resumable: Whether clients say that they may come back for the rest of a stream.
     """
 
     name: str
     shape: Shape
     settings: Mapping[str, str] = field(default_factory=dict)
     also_direct: str | None = None
+    is_resumable: bool = False
 
     @contextlib.contextmanager
     def running(self, folder: Path) -> Iterator[list[Running]]:
@@ -67,7 +69,9 @@ class Caravan:
             model = MODEL_FILE.stem
             services = ("gateway", "policy", "telemetry", "engine")
             pids = [stack.process(name).pid for name in services]
-            gateway = GatewaySource(self.name, model, public, stack.admin_key)
+            gateway = GatewaySource(
+                self.name, model, public, stack.admin_key, is_resumable=self.is_resumable
+            )
             found = [Running(gateway, pids, stack)]
             if self.also_direct is not None:
                 direct = exits.enter_context(worker_channel(stack))
@@ -175,13 +179,19 @@ def _stack_on_free_ports(folder: Path, settings: Mapping[str, str]) -> Iterator[
         yield stack
 
 
-@contextlib.contextmanager
-def worker_channel(stack: Stack) -> Iterator[grpc.Channel]:
-    """A channel to the bench model's worker, with the gateway's certificate."""
+def worker_addresses(stack: Stack) -> list[str]:
+    """The workers of the bench model that take calls now."""
     credentials = TlsIdentity.in_home(stack.home, "gateway").channel_credentials()
     with grpc.secure_channel(stack.grpc_address("engine"), credentials) as host:
         stub = endpoint_grpc.EndpointServiceStub(host)
         picture = next(iter(stub.WatchEndpoints(endpoint_pb.WatchEndpointsRequest())))
-    [address] = [e.address for e in picture.endpoints if e.model == MODEL_FILE.stem]
+    return [each.address for each in picture.endpoints if each.model == MODEL_FILE.stem]
+
+
+@contextlib.contextmanager
+def worker_channel(stack: Stack) -> Iterator[grpc.Channel]:
+    """A channel to the bench model's worker, with the gateway's certificate."""
+    credentials = TlsIdentity.in_home(stack.home, "gateway").channel_credentials()
+    [address] = worker_addresses(stack)
     with grpc.secure_channel(address, credentials) as channel:
         yield channel

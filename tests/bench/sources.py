@@ -14,6 +14,8 @@ from caravan.engine.v1 import worker_service_pb2_grpc as worker_grpc
 from caravan.inference.v1 import generation_pb2 as pb
 from caravan.inference.v1 import inference_service_pb2_grpc as inference_grpc
 
+RESUMABLE_KEY = "x-caravan-resumable"
+
 HAS_SESSIONS = "session_id" in pb.GenerateRequest.DESCRIPTOR.fields_by_name
 
 
@@ -111,13 +113,25 @@ def _error_text(body: bytes) -> str:
 
 
 class GatewaySource:
-    """Caravan as its clients see it."""
+    """Caravan as its clients see it.
 
-    def __init__(self, name: str, model: str, channel: grpc.Channel, key: str) -> None:
+    Args:
+        name: In the report.
+        model: What is asked.
+        channel: To the gateway.
+        key: An API key.
+        is_resumable: Whether streams are asked for as the SDKs do, so that they can be resumed.
+    """
+
+    def __init__(
+        self, name: str, model: str, channel: grpc.Channel, key: str, *, is_resumable: bool = False
+    ) -> None:
         self.name = name
         self._model = model
         self._stub = inference_grpc.InferenceServiceStub(channel)
-        self._metadata = (("authorization", f"Bearer {key}"),)
+        self._metadata = [("authorization", f"Bearer {key}")]
+        if is_resumable:
+            self._metadata.append((RESUMABLE_KEY, "1"))
 
     def stream(self, call: Call) -> Iterator[Sequence[int]]:
         request = _request(self._model, call)

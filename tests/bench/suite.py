@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import workloads
+from deaths import PAGES_ON_DISK, death_figures
 from gateway_costs import gateway_costs
 from page_store import page_store_figures
 from report import Bound, Figure, Measured, Target
@@ -15,6 +16,7 @@ CARAVAN, WORKER = "caravan", "caravan worker, direct"
 UNIFIED, DEFAULT = "llama-server --kv-unified", "llama-server"
 FOUR_SLOTS = "llama-server -np 4"
 OWN_BATCH = "llama-server -b 2048"
+JOURNALLED, UNJOURNALLED = "caravan, journal and checkpoints", "caravan, nothing on disk"
 PAGED, UNPAGED = "caravan --paged-kv", "caravan --no-paged-kv"
 
 
@@ -168,6 +170,18 @@ PAGING_COST_FULL = Experiment(
     figures=page_store_figures,
 )
 
+JOURNAL = Experiment(
+    name="journal",
+    workload=workloads.DISTINCT,
+    servers=(
+        Caravan(name=JOURNALLED, shape=_SMALL, settings=PAGES_ON_DISK, is_resumable=True),
+        Caravan(name=UNJOURNALLED, shape=_SMALL, is_resumable=True),
+    ),
+    versus=UNJOURNALLED,
+    targets=(_at_least(0.99, "tokens_per_s", UNJOURNALLED, JOURNALLED),),
+)
+FAILOVER = Inspection("failover", death_figures)
+
 
 def _page_moves() -> Iterator[Figure]:
     from page_moves import page_moves  # loads llama.cpp into this process: only when it's wanted
@@ -179,5 +193,5 @@ PAGE_MOVES = Inspection("page-moves", _page_moves)
 
 SUITE: tuple[Experiment | Inspection, ...] = (
     *(ONE_CLIENT, DISTINCT, SHARED_PREFIX, SESSIONS, OVERLOAD, LONG_PROMPT),
-    *(GATEWAY, PAGING_COST, PAGING_COST_FULL, PAGE_MOVES),
+    *(GATEWAY, PAGING_COST, PAGING_COST_FULL, PAGE_MOVES, JOURNAL, FAILOVER),
 )

@@ -18,6 +18,7 @@ from caravan_engine.domain.errors import EmbeddingUnsupportedError, EmptyInputEr
 from caravan_engine.domain.model_facts import Pooling
 from caravan_engine.domain.request import EmbeddingRequest, GenerationRequest
 from caravan_engine.prompts.maker import PromptMaker
+from caravan_engine.rpc.checkpoint_report import CheckpointReport
 from caravan_engine.rpc.convert import (
     Identity,
     check_input_count,
@@ -69,6 +70,14 @@ class ServedModel:
     page_limits: PageLimits
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerReports:
+    """What the worker says of itself."""
+
+    stats: Callable[[], stats_pb.WorkerStats]
+    checkpoints: CheckpointReport
+
+
 class WorkerServicer:
     """Runs, embeds, reports and drains.
 
@@ -83,14 +92,14 @@ class WorkerServicer:
         *,
         model: ServedModel,
         clock: Callable[[], float],
-        stats: Callable[[], stats_pb.WorkerStats],
+        reports: WorkerReports,
         drain: Callable[[float], Awaitable[int]],
     ) -> None:
         self._engine = engine
         self._prompts = prompts
         self._model = model
         self._clock = clock
-        self._stats = stats
+        self._reports = reports
         self._drain = drain
         self._streams = streams
         self._ending = asyncio.Event()
@@ -183,7 +192,7 @@ class WorkerServicer:
         """Sends the numbers at once and then every second."""
         _require_peer(call, "engine", "gateway")
         while not self._ending.is_set():
-            yield worker_pb.WatchStatsResponse(stats=self._stats())
+            yield worker_pb.WatchStatsResponse(stats=self._reports.stats())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_STATS_INTERVAL_S):
                     await self._ending.wait()
@@ -210,6 +219,23 @@ class WorkerServicer:
         await asyncio.wrap_future(self._engine.resize_pages(**budgets))
         _log.info("budgets of pages changed", extra={"model": self._model.name, **budgets})
         return worker_pb.SetPageBudgetsResponse()
+
+    async def GetCheckpoints(
+        self, request: worker_pb.GetCheckpointsRequest, call: Call
+    ) -> worker_pb.GetCheckpointsResponse:
+        """Tells what the next worker would find."""
+        _require_peer(call, "gateway")
+        self._require_model(request.model)
+        checkpoints = self._reports.checkpoints.tell(self._model.name)
+        return worker_pb.GetCheckpointsResponse(checkpoints=checkpoints)
+
+    async def PruneCheckpoints(
+        self, request: worker_pb.PruneCheckpointsRequest, call: Call
+    ) -> worker_pb.PruneCheckpointsResponse:
+        """Gives up what nobody needs of that."""
+        _require_peer(call, "gateway")
+        self._require_model(request.model)
+        return await self._reports.checkpoints.prune(self._model.name)
 
     async def Drain(self, request: worker_pb.DrainRequest, call: Call) -> worker_pb.DrainResponse:
         """Takes nothing new, waits for what runs, ends the rest."""

@@ -6,12 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
 from caravan_engine.domain.errors import DrainingError
 from caravan_engine.domain.events import Delta
+from caravan_engine.domain.paging.pruning import prune
 from caravan_engine.domain.pooling import Pooler
 from caravan_engine.domain.ports import Backend
 from caravan_engine.domain.request import (
@@ -24,7 +24,6 @@ from caravan_engine.domain.scheduling.batch_policy import make_batch_policy
 from caravan_engine.domain.scheduling.deadline_guard import DeadlineGuard
 from caravan_engine.domain.scheduling.fairness import ClientWeights
 from caravan_engine.domain.scheduling.limits import SchedulerLimits
-from caravan_engine.domain.scheduling.rates import StepRates
 from caravan_engine.domain.scheduling.request_queue import QueueGate, RequestQueue
 from caravan_engine.domain.scheduling.scheduler import Scheduler
 from caravan_engine.domain.sequence import Sequence as TokenSequence
@@ -38,6 +37,7 @@ from caravan_engine.runtime.page_mover import PagedMemory
 from caravan_engine.runtime.resumption import resume, retell
 from caravan_engine.runtime.stats import EngineStats, Gauges, StatsSnapshot
 from caravan_engine.runtime.step_runner import StepRunner
+from caravan_engine.runtime.timing import Timing
 from caravan_engine.runtime.writers import GroupWriter, SequenceWriter
 from caravan_rpckit.errors import CaravanError
 
@@ -47,14 +47,6 @@ _CONCLUDED = "concluded"
 
 Command = Callable[[], object]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """A clock, and what was measured by it."""
-
-    clock: Callable[[], float] = time.monotonic  # monotonic seconds
-    rates: StepRates = field(default_factory=StepRates)
 
 
 class EngineLoop:
@@ -197,6 +189,10 @@ class EngineLoop:
     def resize_pages(self, *, host_bytes: int | None, disk_bytes: int | None) -> Future[None]:
         """Changes the budgets of pages; None leaves one as it is."""
         return self._order(lambda: self._kv.resize(host_bytes=host_bytes, disk_bytes=disk_bytes))
+
+    def prune_pages(self) -> Future[int]:
+        """Removes pages from disk that nobody needs now; the future tells how many."""
+        return self._order(lambda: prune(self._kv))
 
     def stop(self) -> None:
         """Ends what still runs with DRAINING and waits for the decode thread."""

@@ -26,9 +26,10 @@ from caravan_engine.prompts.errors import ChatTemplateFailedError
 from caravan_engine.prompts.maker import PromptMaker
 from caravan_engine.prompts.masking import Message
 from caravan_engine.prompts.renderer import ChatRenderer, RendererLimits, TemplateSource
+from caravan_engine.rpc.checkpoint_report import CheckpointReport
 from caravan_engine.rpc.convert_pages import PageLimits
 from caravan_engine.rpc.convert_stats import WorkerFacts, to_stats
-from caravan_engine.rpc.worker_servicer import ServedModel, WorkerServicer
+from caravan_engine.rpc.worker_servicer import ServedModel, WorkerReports, WorkerServicer
 from caravan_engine.runtime.engine_loop import EngineLoop
 from caravan_engine.runtime.output_stream import LoopNotifier
 from caravan_engine.runtime.page_mover import PagedMemory
@@ -276,7 +277,7 @@ class WorkerApp:
             tracing=self._tracing.calls,
         )
         self._start_tracing()
-        streams, _ = await open_streams(
+        streams, journal = await open_streams(
             self._settings, engine, self._disk, self._tls, self._resources
         )
         servicer = WorkerServicer(
@@ -285,7 +286,16 @@ class WorkerApp:
             streams,
             model=model,
             clock=time.monotonic,
-            stats=stats,
+            reports=WorkerReports(
+                stats,
+                CheckpointReport(
+                    engine,
+                    streams,
+                    journal,
+                    self._disk.stats if self._disk else None,
+                    replica_index=self._settings.replica_index,
+                ),
+            ),
             drain=self._drain,
         )
         server.add(

@@ -22,75 +22,84 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from caravan.engine.v1 import checkpoints_pb2 as caravan_dot_engine_dot_v1_dot_checkpoints__pb2
 from caravan.engine.v1 import worker_stats_pb2 as caravan_dot_engine_dot_v1_dot_worker__stats__pb2
 from caravan.inference.v1 import embedding_pb2 as caravan_dot_inference_dot_v1_dot_embedding__pb2
 from caravan.inference.v1 import generation_pb2 as caravan_dot_inference_dot_v1_dot_generation__pb2
 from caravan.inference.v1 import tokenization_pb2 as caravan_dot_inference_dot_v1_dot_tokenization__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&caravan/engine/v1/worker_service.proto\x12\x11\x63\x61ravan.engine.v1\x1a$caravan/engine/v1/worker_stats.proto\x1a$caravan/inference/v1/embedding.proto\x1a%caravan/inference/v1/generation.proto\x1a\'caravan/inference/v1/tokenization.proto\"\xd7\x01\n\nRunRequest\x12\x36\n\x07request\x18\x01 \x01(\x0b\x32%.caravan.inference.v1.GenerateRequest\x12)\n\x06\x63\x61ller\x18\x02 \x01(\x0b\x32\x19.caravan.engine.v1.Caller\x12\x35\n\x0c\x63ontinuation\x18\x03 \x01(\x0b\x32\x1f.caravan.engine.v1.Continuation\x12/\n\tretention\x18\x04 \x01(\x0b\x32\x1c.caravan.engine.v1.Retention\"3\n\tRetention\x12\x10\n\x08usage_id\x18\x01 \x01(\t\x12\x14\n\x0cusage_record\x18\x02 \x01(\x0c\"s\n\x0c\x43ontinuation\x12\x36\n\x07\x63hoices\x18\x01 \x03(\x0b\x32%.caravan.engine.v1.ChoiceContinuation\x12\x14\n\x0cmodel_digest\x18\x02 \x01(\t\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\"c\n\x12\x43hoiceContinuation\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x10\n\x08\x66inished\x18\x02 \x01(\x08\x12\x18\n\x0bmirostat_mu\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_mirostat_mu\"f\n\x06\x43\x61ller\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12\x10\n\x08priority\x18\x03 \x01(\r\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\"\x9b\x01\n\x0bRunResponse\x12\x32\n\x05\x65vent\x18\x01 \x01(\x0b\x32#.caravan.inference.v1.GenerateEvent\x12.\n\x07timings\x18\x02 \x01(\x0b\x32\x1d.caravan.engine.v1.RunTimings\x12\x18\n\x0bmirostat_mu\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_mirostat_mu\"E\n\nRunTimings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x12\n\nprefill_ms\x18\x02 \x01(\x01\x12\x11\n\tdecode_ms\x18\x03 \x01(\x01\"r\n\x11\x46indStreamRequest\x12)\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x19.caravan.engine.v1.Caller\x12\x32\n\x07\x63hoices\x18\x02 \x03(\x0b\x32!.caravan.engine.v1.ReceivedChoice\"9\n\x0eReceivedChoice\x12\x15\n\routput_tokens\x18\x01 \x01(\r\x12\x10\n\x08\x66inished\x18\x02 \x01(\x08\"\xb2\x01\n\x12\x46indStreamResponse\x12*\n\x03run\x18\x01 \x01(\x0b\x32\x1d.caravan.engine.v1.RunRequest\x12\x30\n\x08\x66inished\x18\x02 \x03(\x0b\x32\x1e.caravan.inference.v1.Finished\x12#\n\x16time_to_first_token_ms\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x19\n\x17_time_to_first_token_ms\"N\n\x15ReleaseStreamsRequest\x12\x1a\n\x12recorded_usage_ids\x18\x01 \x03(\t\x12\x19\n\x11\x64ropped_usage_ids\x18\x02 \x03(\t\"\x18\n\x16ReleaseStreamsResponse\">\n\x11StopStreamRequest\x12)\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x19.caravan.engine.v1.Caller\"\x14\n\x12StopStreamResponse\"n\n\x0c\x45mbedRequest\x12\x33\n\x07request\x18\x01 \x01(\x0b\x32\".caravan.inference.v1.EmbedRequest\x12)\n\x06\x63\x61ller\x18\x02 \x01(\x0b\x32\x19.caravan.engine.v1.Caller\"v\n\rEmbedResponse\x12\x35\n\x08response\x18\x01 \x01(\x0b\x32#.caravan.inference.v1.EmbedResponse\x12.\n\x07timings\x18\x02 \x01(\x0b\x32\x1d.caravan.engine.v1.RunTimings\"I\n\x0fTokenizeRequest\x12\x36\n\x07request\x18\x01 \x01(\x0b\x32%.caravan.inference.v1.TokenizeRequest\"L\n\x10TokenizeResponse\x12\x38\n\x08response\x18\x01 \x01(\x0b\x32&.caravan.inference.v1.TokenizeResponse\"M\n\x11\x44\x65tokenizeRequest\x12\x38\n\x07request\x18\x01 \x01(\x0b\x32\'.caravan.inference.v1.DetokenizeRequest\"P\n\x12\x44\x65tokenizeResponse\x12:\n\x08response\x18\x01 \x01(\x0b\x32(.caravan.inference.v1.DetokenizeResponse\"\x13\n\x11WatchStatsRequest\"C\n\x12WatchStatsResponse\x12-\n\x05stats\x18\x01 \x01(\x0b\x32\x1e.caravan.engine.v1.WorkerStats\"1\n\x10\x44ropPagesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\"/\n\x11\x44ropPagesResponse\x12\x1a\n\x12\x64ropped_page_count\x18\x01 \x01(\x04\"v\n\x15SetPageBudgetsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x17\n\nhost_bytes\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x17\n\ndisk_bytes\x18\x03 \x01(\x04H\x01\x88\x01\x01\x42\r\n\x0b_host_bytesB\r\n\x0b_disk_bytes\"\x18\n\x16SetPageBudgetsResponse\"\"\n\x0c\x44rainRequest\x12\x12\n\ntimeout_ms\x18\x01 \x01(\r\",\n\rDrainResponse\x12\x1b\n\x13\x65nded_request_count\x18\x01 \x01(\r2\xd8\x07\n\rWorkerService\x12\x46\n\x03Run\x12\x1d.caravan.engine.v1.RunRequest\x1a\x1e.caravan.engine.v1.RunResponse0\x01\x12Y\n\nFindStream\x12$.caravan.engine.v1.FindStreamRequest\x1a%.caravan.engine.v1.FindStreamResponse\x12\x65\n\x0eReleaseStreams\x12(.caravan.engine.v1.ReleaseStreamsRequest\x1a).caravan.engine.v1.ReleaseStreamsResponse\x12Y\n\nStopStream\x12$.caravan.engine.v1.StopStreamRequest\x1a%.caravan.engine.v1.StopStreamResponse\x12J\n\x05\x45mbed\x12\x1f.caravan.engine.v1.EmbedRequest\x1a .caravan.engine.v1.EmbedResponse\x12S\n\x08Tokenize\x12\".caravan.engine.v1.TokenizeRequest\x1a#.caravan.engine.v1.TokenizeResponse\x12Y\n\nDetokenize\x12$.caravan.engine.v1.DetokenizeRequest\x1a%.caravan.engine.v1.DetokenizeResponse\x12[\n\nWatchStats\x12$.caravan.engine.v1.WatchStatsRequest\x1a%.caravan.engine.v1.WatchStatsResponse0\x01\x12V\n\tDropPages\x12#.caravan.engine.v1.DropPagesRequest\x1a$.caravan.engine.v1.DropPagesResponse\x12\x65\n\x0eSetPageBudgets\x12(.caravan.engine.v1.SetPageBudgetsRequest\x1a).caravan.engine.v1.SetPageBudgetsResponse\x12J\n\x05\x44rain\x12\x1f.caravan.engine.v1.DrainRequest\x1a .caravan.engine.v1.DrainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&caravan/engine/v1/worker_service.proto\x12\x11\x63\x61ravan.engine.v1\x1a#caravan/engine/v1/checkpoints.proto\x1a$caravan/engine/v1/worker_stats.proto\x1a$caravan/inference/v1/embedding.proto\x1a%caravan/inference/v1/generation.proto\x1a\'caravan/inference/v1/tokenization.proto\"\xd7\x01\n\nRunRequest\x12\x36\n\x07request\x18\x01 \x01(\x0b\x32%.caravan.inference.v1.GenerateRequest\x12)\n\x06\x63\x61ller\x18\x02 \x01(\x0b\x32\x19.caravan.engine.v1.Caller\x12\x35\n\x0c\x63ontinuation\x18\x03 \x01(\x0b\x32\x1f.caravan.engine.v1.Continuation\x12/\n\tretention\x18\x04 \x01(\x0b\x32\x1c.caravan.engine.v1.Retention\"3\n\tRetention\x12\x10\n\x08usage_id\x18\x01 \x01(\t\x12\x14\n\x0cusage_record\x18\x02 \x01(\x0c\"s\n\x0c\x43ontinuation\x12\x36\n\x07\x63hoices\x18\x01 \x03(\x0b\x32%.caravan.engine.v1.ChoiceContinuation\x12\x14\n\x0cmodel_digest\x18\x02 \x01(\t\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\"c\n\x12\x43hoiceContinuation\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x10\n\x08\x66inished\x18\x02 \x01(\x08\x12\x18\n\x0bmirostat_mu\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_mirostat_mu\"f\n\x06\x43\x61ller\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12\x10\n\x08priority\x18\x03 \x01(\r\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\"\x9b\x01\n\x0bRunResponse\x12\x32\n\x05\x65vent\x18\x01 \x01(\x0b\x32#.caravan.inference.v1.GenerateEvent\x12.\n\x07timings\x18\x02 \x01(\x0b\x32\x1d.caravan.engine.v1.RunTimings\x12\x18\n\x0bmirostat_mu\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_mirostat_mu\"E\n\nRunTimings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x12\n\nprefill_ms\x18\x02 \x01(\x01\x12\x11\n\tdecode_ms\x18\x03 \x01(\x01\"r\n\x11\x46indStreamRequest\x12)\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x19.caravan.engine.v1.Caller\x12\x32\n\x07\x63hoices\x18\x02 \x03(\x0b\x32!.caravan.engine.v1.ReceivedChoice\"9\n\x0eReceivedChoice\x12\x15\n\routput_tokens\x18\x01 \x01(\r\x12\x10\n\x08\x66inished\x18\x02 \x01(\x08\"\xb2\x01\n\x12\x46indStreamResponse\x12*\n\x03run\x18\x01 \x01(\x0b\x32\x1d.caravan.engine.v1.RunRequest\x12\x30\n\x08\x66inished\x18\x02 \x03(\x0b\x32\x1e.caravan.inference.v1.Finished\x12#\n\x16time_to_first_token_ms\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x19\n\x17_time_to_first_token_ms\"N\n\x15ReleaseStreamsRequest\x12\x1a\n\x12recorded_usage_ids\x18\x01 \x03(\t\x12\x19\n\x11\x64ropped_usage_ids\x18\x02 \x03(\t\"\x18\n\x16ReleaseStreamsResponse\">\n\x11StopStreamRequest\x12)\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x19.caravan.engine.v1.Caller\"\x14\n\x12StopStreamResponse\"n\n\x0c\x45mbedRequest\x12\x33\n\x07request\x18\x01 \x01(\x0b\x32\".caravan.inference.v1.EmbedRequest\x12)\n\x06\x63\x61ller\x18\x02 \x01(\x0b\x32\x19.caravan.engine.v1.Caller\"v\n\rEmbedResponse\x12\x35\n\x08response\x18\x01 \x01(\x0b\x32#.caravan.inference.v1.EmbedResponse\x12.\n\x07timings\x18\x02 \x01(\x0b\x32\x1d.caravan.engine.v1.RunTimings\"I\n\x0fTokenizeRequest\x12\x36\n\x07request\x18\x01 \x01(\x0b\x32%.caravan.inference.v1.TokenizeRequest\"L\n\x10TokenizeResponse\x12\x38\n\x08response\x18\x01 \x01(\x0b\x32&.caravan.inference.v1.TokenizeResponse\"M\n\x11\x44\x65tokenizeRequest\x12\x38\n\x07request\x18\x01 \x01(\x0b\x32\'.caravan.inference.v1.DetokenizeRequest\"P\n\x12\x44\x65tokenizeResponse\x12:\n\x08response\x18\x01 \x01(\x0b\x32(.caravan.inference.v1.DetokenizeResponse\"\x13\n\x11WatchStatsRequest\"C\n\x12WatchStatsResponse\x12-\n\x05stats\x18\x01 \x01(\x0b\x32\x1e.caravan.engine.v1.WorkerStats\"1\n\x10\x44ropPagesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\"/\n\x11\x44ropPagesResponse\x12\x1a\n\x12\x64ropped_page_count\x18\x01 \x01(\x04\"v\n\x15SetPageBudgetsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x17\n\nhost_bytes\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x17\n\ndisk_bytes\x18\x03 \x01(\x04H\x01\x88\x01\x01\x42\r\n\x0b_host_bytesB\r\n\x0b_disk_bytes\"\x18\n\x16SetPageBudgetsResponse\"&\n\x15GetCheckpointsRequest\x12\r\n\x05model\x18\x01 \x01(\t\"S\n\x16GetCheckpointsResponse\x12\x39\n\x0b\x63heckpoints\x18\x01 \x01(\x0b\x32$.caravan.engine.v1.WorkerCheckpoints\"(\n\x17PruneCheckpointsRequest\x12\r\n\x05model\x18\x01 \x01(\t\"U\n\x18PruneCheckpointsResponse\x12\x1d\n\x15\x64ropped_request_count\x18\x01 \x01(\x04\x12\x1a\n\x12\x64ropped_page_count\x18\x02 \x01(\x04\"\"\n\x0c\x44rainRequest\x12\x12\n\ntimeout_ms\x18\x01 \x01(\r\",\n\rDrainResponse\x12\x1b\n\x13\x65nded_request_count\x18\x01 \x01(\r2\xac\t\n\rWorkerService\x12\x46\n\x03Run\x12\x1d.caravan.engine.v1.RunRequest\x1a\x1e.caravan.engine.v1.RunResponse0\x01\x12Y\n\nFindStream\x12$.caravan.engine.v1.FindStreamRequest\x1a%.caravan.engine.v1.FindStreamResponse\x12\x65\n\x0eReleaseStreams\x12(.caravan.engine.v1.ReleaseStreamsRequest\x1a).caravan.engine.v1.ReleaseStreamsResponse\x12Y\n\nStopStream\x12$.caravan.engine.v1.StopStreamRequest\x1a%.caravan.engine.v1.StopStreamResponse\x12J\n\x05\x45mbed\x12\x1f.caravan.engine.v1.EmbedRequest\x1a .caravan.engine.v1.EmbedResponse\x12S\n\x08Tokenize\x12\".caravan.engine.v1.TokenizeRequest\x1a#.caravan.engine.v1.TokenizeResponse\x12Y\n\nDetokenize\x12$.caravan.engine.v1.DetokenizeRequest\x1a%.caravan.engine.v1.DetokenizeResponse\x12[\n\nWatchStats\x12$.caravan.engine.v1.WatchStatsRequest\x1a%.caravan.engine.v1.WatchStatsResponse0\x01\x12V\n\tDropPages\x12#.caravan.engine.v1.DropPagesRequest\x1a$.caravan.engine.v1.DropPagesResponse\x12\x65\n\x0eSetPageBudgets\x12(.caravan.engine.v1.SetPageBudgetsRequest\x1a).caravan.engine.v1.SetPageBudgetsResponse\x12\x65\n\x0eGetCheckpoints\x12(.caravan.engine.v1.GetCheckpointsRequest\x1a).caravan.engine.v1.GetCheckpointsResponse\x12k\n\x10PruneCheckpoints\x12*.caravan.engine.v1.PruneCheckpointsRequest\x1a+.caravan.engine.v1.PruneCheckpointsResponse\x12J\n\x05\x44rain\x12\x1f.caravan.engine.v1.DrainRequest\x1a .caravan.engine.v1.DrainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'caravan.engine.v1.worker_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RUNREQUEST']._serialized_start=218
-  _globals['_RUNREQUEST']._serialized_end=433
-  _globals['_RETENTION']._serialized_start=435
-  _globals['_RETENTION']._serialized_end=486
-  _globals['_CONTINUATION']._serialized_start=488
-  _globals['_CONTINUATION']._serialized_end=603
-  _globals['_CHOICECONTINUATION']._serialized_start=605
-  _globals['_CHOICECONTINUATION']._serialized_end=704
-  _globals['_CALLER']._serialized_start=706
-  _globals['_CALLER']._serialized_end=808
-  _globals['_RUNRESPONSE']._serialized_start=811
-  _globals['_RUNRESPONSE']._serialized_end=966
-  _globals['_RUNTIMINGS']._serialized_start=968
-  _globals['_RUNTIMINGS']._serialized_end=1037
-  _globals['_FINDSTREAMREQUEST']._serialized_start=1039
-  _globals['_FINDSTREAMREQUEST']._serialized_end=1153
-  _globals['_RECEIVEDCHOICE']._serialized_start=1155
-  _globals['_RECEIVEDCHOICE']._serialized_end=1212
-  _globals['_FINDSTREAMRESPONSE']._serialized_start=1215
-  _globals['_FINDSTREAMRESPONSE']._serialized_end=1393
-  _globals['_RELEASESTREAMSREQUEST']._serialized_start=1395
-  _globals['_RELEASESTREAMSREQUEST']._serialized_end=1473
-  _globals['_RELEASESTREAMSRESPONSE']._serialized_start=1475
-  _globals['_RELEASESTREAMSRESPONSE']._serialized_end=1499
-  _globals['_STOPSTREAMREQUEST']._serialized_start=1501
-  _globals['_STOPSTREAMREQUEST']._serialized_end=1563
-  _globals['_STOPSTREAMRESPONSE']._serialized_start=1565
-  _globals['_STOPSTREAMRESPONSE']._serialized_end=1585
-  _globals['_EMBEDREQUEST']._serialized_start=1587
-  _globals['_EMBEDREQUEST']._serialized_end=1697
-  _globals['_EMBEDRESPONSE']._serialized_start=1699
-  _globals['_EMBEDRESPONSE']._serialized_end=1817
-  _globals['_TOKENIZEREQUEST']._serialized_start=1819
-  _globals['_TOKENIZEREQUEST']._serialized_end=1892
-  _globals['_TOKENIZERESPONSE']._serialized_start=1894
-  _globals['_TOKENIZERESPONSE']._serialized_end=1970
-  _globals['_DETOKENIZEREQUEST']._serialized_start=1972
-  _globals['_DETOKENIZEREQUEST']._serialized_end=2049
-  _globals['_DETOKENIZERESPONSE']._serialized_start=2051
-  _globals['_DETOKENIZERESPONSE']._serialized_end=2131
-  _globals['_WATCHSTATSREQUEST']._serialized_start=2133
-  _globals['_WATCHSTATSREQUEST']._serialized_end=2152
-  _globals['_WATCHSTATSRESPONSE']._serialized_start=2154
-  _globals['_WATCHSTATSRESPONSE']._serialized_end=2221
-  _globals['_DROPPAGESREQUEST']._serialized_start=2223
-  _globals['_DROPPAGESREQUEST']._serialized_end=2272
-  _globals['_DROPPAGESRESPONSE']._serialized_start=2274
-  _globals['_DROPPAGESRESPONSE']._serialized_end=2321
-  _globals['_SETPAGEBUDGETSREQUEST']._serialized_start=2323
-  _globals['_SETPAGEBUDGETSREQUEST']._serialized_end=2441
-  _globals['_SETPAGEBUDGETSRESPONSE']._serialized_start=2443
-  _globals['_SETPAGEBUDGETSRESPONSE']._serialized_end=2467
-  _globals['_DRAINREQUEST']._serialized_start=2469
-  _globals['_DRAINREQUEST']._serialized_end=2503
-  _globals['_DRAINRESPONSE']._serialized_start=2505
-  _globals['_DRAINRESPONSE']._serialized_end=2549
-  _globals['_WORKERSERVICE']._serialized_start=2552
-  _globals['_WORKERSERVICE']._serialized_end=3536
+  _globals['_RUNREQUEST']._serialized_start=255
+  _globals['_RUNREQUEST']._serialized_end=470
+  _globals['_RETENTION']._serialized_start=472
+  _globals['_RETENTION']._serialized_end=523
+  _globals['_CONTINUATION']._serialized_start=525
+  _globals['_CONTINUATION']._serialized_end=640
+  _globals['_CHOICECONTINUATION']._serialized_start=642
+  _globals['_CHOICECONTINUATION']._serialized_end=741
+  _globals['_CALLER']._serialized_start=743
+  _globals['_CALLER']._serialized_end=845
+  _globals['_RUNRESPONSE']._serialized_start=848
+  _globals['_RUNRESPONSE']._serialized_end=1003
+  _globals['_RUNTIMINGS']._serialized_start=1005
+  _globals['_RUNTIMINGS']._serialized_end=1074
+  _globals['_FINDSTREAMREQUEST']._serialized_start=1076
+  _globals['_FINDSTREAMREQUEST']._serialized_end=1190
+  _globals['_RECEIVEDCHOICE']._serialized_start=1192
+  _globals['_RECEIVEDCHOICE']._serialized_end=1249
+  _globals['_FINDSTREAMRESPONSE']._serialized_start=1252
+  _globals['_FINDSTREAMRESPONSE']._serialized_end=1430
+  _globals['_RELEASESTREAMSREQUEST']._serialized_start=1432
+  _globals['_RELEASESTREAMSREQUEST']._serialized_end=1510
+  _globals['_RELEASESTREAMSRESPONSE']._serialized_start=1512
+  _globals['_RELEASESTREAMSRESPONSE']._serialized_end=1536
+  _globals['_STOPSTREAMREQUEST']._serialized_start=1538
+  _globals['_STOPSTREAMREQUEST']._serialized_end=1600
+  _globals['_STOPSTREAMRESPONSE']._serialized_start=1602
+  _globals['_STOPSTREAMRESPONSE']._serialized_end=1622
+  _globals['_EMBEDREQUEST']._serialized_start=1624
+  _globals['_EMBEDREQUEST']._serialized_end=1734
+  _globals['_EMBEDRESPONSE']._serialized_start=1736
+  _globals['_EMBEDRESPONSE']._serialized_end=1854
+  _globals['_TOKENIZEREQUEST']._serialized_start=1856
+  _globals['_TOKENIZEREQUEST']._serialized_end=1929
+  _globals['_TOKENIZERESPONSE']._serialized_start=1931
+  _globals['_TOKENIZERESPONSE']._serialized_end=2007
+  _globals['_DETOKENIZEREQUEST']._serialized_start=2009
+  _globals['_DETOKENIZEREQUEST']._serialized_end=2086
+  _globals['_DETOKENIZERESPONSE']._serialized_start=2088
+  _globals['_DETOKENIZERESPONSE']._serialized_end=2168
+  _globals['_WATCHSTATSREQUEST']._serialized_start=2170
+  _globals['_WATCHSTATSREQUEST']._serialized_end=2189
+  _globals['_WATCHSTATSRESPONSE']._serialized_start=2191
+  _globals['_WATCHSTATSRESPONSE']._serialized_end=2258
+  _globals['_DROPPAGESREQUEST']._serialized_start=2260
+  _globals['_DROPPAGESREQUEST']._serialized_end=2309
+  _globals['_DROPPAGESRESPONSE']._serialized_start=2311
+  _globals['_DROPPAGESRESPONSE']._serialized_end=2358
+  _globals['_SETPAGEBUDGETSREQUEST']._serialized_start=2360
+  _globals['_SETPAGEBUDGETSREQUEST']._serialized_end=2478
+  _globals['_SETPAGEBUDGETSRESPONSE']._serialized_start=2480
+  _globals['_SETPAGEBUDGETSRESPONSE']._serialized_end=2504
+  _globals['_GETCHECKPOINTSREQUEST']._serialized_start=2506
+  _globals['_GETCHECKPOINTSREQUEST']._serialized_end=2544
+  _globals['_GETCHECKPOINTSRESPONSE']._serialized_start=2546
+  _globals['_GETCHECKPOINTSRESPONSE']._serialized_end=2629
+  _globals['_PRUNECHECKPOINTSREQUEST']._serialized_start=2631
+  _globals['_PRUNECHECKPOINTSREQUEST']._serialized_end=2671
+  _globals['_PRUNECHECKPOINTSRESPONSE']._serialized_start=2673
+  _globals['_PRUNECHECKPOINTSRESPONSE']._serialized_end=2758
+  _globals['_DRAINREQUEST']._serialized_start=2760
+  _globals['_DRAINREQUEST']._serialized_end=2794
+  _globals['_DRAINRESPONSE']._serialized_start=2796
+  _globals['_DRAINRESPONSE']._serialized_end=2840
+  _globals['_WORKERSERVICE']._serialized_start=2843
+  _globals['_WORKERSERVICE']._serialized_end=4039
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,7 @@
 isort:skip_file
 A worker process: one model, one llama.cpp context. Internal."""
 
+from caravan.engine.v1 import checkpoints_pb2 as _checkpoints_pb2
 from caravan.engine.v1 import worker_stats_pb2 as _worker_stats_pb2
 from caravan.inference.v1 import embedding_pb2 as _embedding_pb2
 from caravan.inference.v1 import generation_pb2 as _generation_pb2
@@ -744,6 +745,100 @@ class SetPageBudgetsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetPageBudgetsResponse: _TypeAlias = SetPageBudgetsResponse  # noqa: Y015
+
+@_typing.final
+class GetCheckpointsRequest(_message.Message):
+    """GetCheckpointsRequest asks what is on disk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The worker's model."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCheckpointsRequest: _TypeAlias = GetCheckpointsRequest  # noqa: Y015
+
+@_typing.final
+class GetCheckpointsResponse(_message.Message):
+    """GetCheckpointsResponse says it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def checkpoints(self) -> _checkpoints_pb2.WorkerCheckpoints:
+        """What there is."""
+
+    def __init__(
+        self,
+        *,
+        checkpoints: _checkpoints_pb2.WorkerCheckpoints | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCheckpointsResponse: _TypeAlias = GetCheckpointsResponse  # noqa: Y015
+
+@_typing.final
+class PruneCheckpointsRequest(_message.Message):
+    """PruneCheckpointsRequest asks to give up what nobody needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The worker's model."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PruneCheckpointsRequest: _TypeAlias = PruneCheckpointsRequest  # noqa: Y015
+
+@_typing.final
+class PruneCheckpointsResponse(_message.Message):
+    """PruneCheckpointsResponse says what there was."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DROPPED_REQUEST_COUNT_FIELD_NUMBER: _builtins.int
+    DROPPED_PAGE_COUNT_FIELD_NUMBER: _builtins.int
+    dropped_request_count: _builtins.int
+    """Requests of an earlier worker that nobody had asked for."""
+    dropped_page_count: _builtins.int
+    """Pages on disk of which no running or parked request computes on."""
+    def __init__(
+        self,
+        *,
+        dropped_request_count: _builtins.int = ...,
+        dropped_page_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_page_count", b"dropped_page_count", "dropped_request_count", b"dropped_request_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PruneCheckpointsResponse: _TypeAlias = PruneCheckpointsResponse  # noqa: Y015
 
 @_typing.final
 class DrainRequest(_message.Message):

@@ -87,6 +87,16 @@ class WorkerServiceStub:
                 request_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.SetPageBudgetsRequest.SerializeToString,
                 response_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.SetPageBudgetsResponse.FromString,
                 _registered_method=True)
+        self.GetCheckpoints = channel.unary_unary(
+                '/caravan.engine.v1.WorkerService/GetCheckpoints',
+                request_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.GetCheckpointsRequest.SerializeToString,
+                response_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.GetCheckpointsResponse.FromString,
+                _registered_method=True)
+        self.PruneCheckpoints = channel.unary_unary(
+                '/caravan.engine.v1.WorkerService/PruneCheckpoints',
+                request_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.PruneCheckpointsRequest.SerializeToString,
+                response_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.PruneCheckpointsResponse.FromString,
+                _registered_method=True)
         self.Drain = channel.unary_unary(
                 '/caravan.engine.v1.WorkerService/Drain',
                 request_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.DrainRequest.SerializeToString,
@@ -171,6 +181,20 @@ class WorkerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCheckpoints(self, request, context):
+        """GetCheckpoints tells what the next worker would find of this one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PruneCheckpoints(self, request, context):
+        """PruneCheckpoints gives up what nobody needs of it now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Drain(self, request, context):
         """Drain stops admission, waits for what runs up to a time, and ends the rest.
         """
@@ -230,6 +254,16 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.SetPageBudgets,
                     request_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.SetPageBudgetsRequest.FromString,
                     response_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.SetPageBudgetsResponse.SerializeToString,
+            ),
+            'GetCheckpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCheckpoints,
+                    request_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.GetCheckpointsRequest.FromString,
+                    response_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.GetCheckpointsResponse.SerializeToString,
+            ),
+            'PruneCheckpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.PruneCheckpoints,
+                    request_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.PruneCheckpointsRequest.FromString,
+                    response_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.PruneCheckpointsResponse.SerializeToString,
             ),
             'Drain': grpc.unary_unary_rpc_method_handler(
                     servicer.Drain,
@@ -510,6 +544,60 @@ class WorkerService:
             '/caravan.engine.v1.WorkerService/SetPageBudgets',
             caravan_dot_engine_dot_v1_dot_worker__service__pb2.SetPageBudgetsRequest.SerializeToString,
             caravan_dot_engine_dot_v1_dot_worker__service__pb2.SetPageBudgetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCheckpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/caravan.engine.v1.WorkerService/GetCheckpoints',
+            caravan_dot_engine_dot_v1_dot_worker__service__pb2.GetCheckpointsRequest.SerializeToString,
+            caravan_dot_engine_dot_v1_dot_worker__service__pb2.GetCheckpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PruneCheckpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/caravan.engine.v1.WorkerService/PruneCheckpoints',
+            caravan_dot_engine_dot_v1_dot_worker__service__pb2.PruneCheckpointsRequest.SerializeToString,
+            caravan_dot_engine_dot_v1_dot_worker__service__pb2.PruneCheckpointsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -58,6 +58,10 @@ class WorkerServiceStub:
     """DropPages zeroes and forgets what is stored of a tenant's texts."""
     SetPageBudgets: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.SetPageBudgetsRequest, _worker_service_pb2.SetPageBudgetsResponse]
     """SetPageBudgets changes how much is stored, until the worker ends."""
+    GetCheckpoints: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.GetCheckpointsRequest, _worker_service_pb2.GetCheckpointsResponse]
+    """GetCheckpoints tells what the next worker would find of this one."""
+    PruneCheckpoints: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.PruneCheckpointsRequest, _worker_service_pb2.PruneCheckpointsResponse]
+    """PruneCheckpoints gives up what nobody needs of it now."""
     Drain: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.DrainRequest, _worker_service_pb2.DrainResponse]
     """Drain stops admission, waits for what runs up to a time, and ends the rest."""
 
@@ -91,6 +95,10 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """DropPages zeroes and forgets what is stored of a tenant's texts."""
     SetPageBudgets: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.SetPageBudgetsRequest, _worker_service_pb2.SetPageBudgetsResponse]  # type: ignore[assignment]
     """SetPageBudgets changes how much is stored, until the worker ends."""
+    GetCheckpoints: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.GetCheckpointsRequest, _worker_service_pb2.GetCheckpointsResponse]  # type: ignore[assignment]
+    """GetCheckpoints tells what the next worker would find of this one."""
+    PruneCheckpoints: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.PruneCheckpointsRequest, _worker_service_pb2.PruneCheckpointsResponse]  # type: ignore[assignment]
+    """PruneCheckpoints gives up what nobody needs of it now."""
     Drain: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.DrainRequest, _worker_service_pb2.DrainResponse]  # type: ignore[assignment]
     """Drain stops admission, waits for what runs up to a time, and ends the rest."""
 
@@ -181,6 +189,22 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_worker_service_pb2.SetPageBudgetsResponse, _abc.Awaitable[_worker_service_pb2.SetPageBudgetsResponse]]:
         """SetPageBudgets changes how much is stored, until the worker ends."""
+
+    @_abc_1.abstractmethod
+    def GetCheckpoints(
+        self,
+        request: _worker_service_pb2.GetCheckpointsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.GetCheckpointsResponse, _abc.Awaitable[_worker_service_pb2.GetCheckpointsResponse]]:
+        """GetCheckpoints tells what the next worker would find of this one."""
+
+    @_abc_1.abstractmethod
+    def PruneCheckpoints(
+        self,
+        request: _worker_service_pb2.PruneCheckpointsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.PruneCheckpointsResponse, _abc.Awaitable[_worker_service_pb2.PruneCheckpointsResponse]]:
+        """PruneCheckpoints gives up what nobody needs of it now."""
 
     @_abc_1.abstractmethod
     def Drain(

@@ -22,40 +22,49 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from caravan.engine.v1 import checkpoints_pb2 as caravan_dot_engine_dot_v1_dot_checkpoints__pb2
 from caravan.engine.v1 import worker_stats_pb2 as caravan_dot_engine_dot_v1_dot_worker__stats__pb2
 from caravan.model.v1 import model_pb2 as caravan_dot_model_dot_v1_dot_model__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.caravan/gateway/v1/gateway_admin_service.proto\x12\x12\x63\x61ravan.gateway.v1\x1a$caravan/engine/v1/worker_stats.proto\x1a\x1c\x63\x61ravan/model/v1/model.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x19\n\x17GetGatewayStatusRequest\"\x8a\x02\n\x18GetGatewayStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07serving\x18\x03 \x01(\x08\x12:\n\x0c\x64\x65pendencies\x18\x04 \x03(\x0b\x32$.caravan.gateway.v1.DependencyStatus\x12\'\n\x06models\x18\x05 \x03(\x0b\x32\x17.caravan.model.v1.Model\x12\x19\n\x11\x61\x63tive_call_count\x18\x06 \x01(\r\x12\x1c\n\x14spooled_record_count\x18\x07 \x01(\x04\"@\n\x10\x44ropPagesRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x12\n\x05model\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_model\"E\n\x11\x44ropPagesResponse\x12\x1a\n\x12\x64ropped_page_count\x18\x01 \x01(\x04\x12\x14\n\x0cworker_count\x18\x02 \x01(\r\"v\n\x15SetPageBudgetsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x17\n\nhost_bytes\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x17\n\ndisk_bytes\x18\x03 \x01(\x04H\x01\x88\x01\x01\x42\r\n\x0b_host_bytesB\r\n\x0b_disk_bytes\".\n\x16SetPageBudgetsResponse\x12\x14\n\x0cworker_count\x18\x01 \x01(\r\"\xca\x01\n\x13\x44rainWorkersRequest\x12\x12\n\x05model\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x1a\n\rreplica_index\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x1b\n\x0e\x65ngine_address\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x17\n\ntimeout_ms\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x0f\n\x07restart\x18\x05 \x01(\x08\x42\x08\n\x06_modelB\x10\n\x0e_replica_indexB\x11\n\x0f_engine_addressB\r\n\x0b_timeout_ms\"N\n\x14\x44rainWorkersResponse\x12\x14\n\x0cworker_count\x18\x01 \x01(\r\x12 \n\x18unfinished_request_count\x18\x02 \x01(\r\"\x17\n\x15GetWorkerStatsRequest\"`\n\x16GetWorkerStatsResponse\x12/\n\x07workers\x18\x01 \x03(\x0b\x32\x1e.caravan.engine.v1.WorkerStats\x12\x15\n\rmissing_hosts\x18\x02 \x03(\t\"W\n\x10\x44\x65pendencyStatus\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x11\n\treachable\x18\x03 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t2\x93\x04\n\x13GatewayAdminService\x12m\n\x10GetGatewayStatus\x12+.caravan.gateway.v1.GetGatewayStatusRequest\x1a,.caravan.gateway.v1.GetGatewayStatusResponse\x12X\n\tDropPages\x12$.caravan.gateway.v1.DropPagesRequest\x1a%.caravan.gateway.v1.DropPagesResponse\x12g\n\x0eSetPageBudgets\x12).caravan.gateway.v1.SetPageBudgetsRequest\x1a*.caravan.gateway.v1.SetPageBudgetsResponse\x12\x61\n\x0c\x44rainWorkers\x12\'.caravan.gateway.v1.DrainWorkersRequest\x1a(.caravan.gateway.v1.DrainWorkersResponse\x12g\n\x0eGetWorkerStats\x12).caravan.gateway.v1.GetWorkerStatsRequest\x1a*.caravan.gateway.v1.GetWorkerStatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.caravan/gateway/v1/gateway_admin_service.proto\x12\x12\x63\x61ravan.gateway.v1\x1a#caravan/engine/v1/checkpoints.proto\x1a$caravan/engine/v1/worker_stats.proto\x1a\x1c\x63\x61ravan/model/v1/model.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x19\n\x17GetGatewayStatusRequest\"\x8a\x02\n\x18GetGatewayStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07serving\x18\x03 \x01(\x08\x12:\n\x0c\x64\x65pendencies\x18\x04 \x03(\x0b\x32$.caravan.gateway.v1.DependencyStatus\x12\'\n\x06models\x18\x05 \x03(\x0b\x32\x17.caravan.model.v1.Model\x12\x19\n\x11\x61\x63tive_call_count\x18\x06 \x01(\r\x12\x1c\n\x14spooled_record_count\x18\x07 \x01(\x04\"@\n\x10\x44ropPagesRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x12\n\x05model\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_model\"E\n\x11\x44ropPagesResponse\x12\x1a\n\x12\x64ropped_page_count\x18\x01 \x01(\x04\x12\x14\n\x0cworker_count\x18\x02 \x01(\r\"v\n\x15SetPageBudgetsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x17\n\nhost_bytes\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x17\n\ndisk_bytes\x18\x03 \x01(\x04H\x01\x88\x01\x01\x42\r\n\x0b_host_bytesB\r\n\x0b_disk_bytes\".\n\x16SetPageBudgetsResponse\x12\x14\n\x0cworker_count\x18\x01 \x01(\r\"\xca\x01\n\x13\x44rainWorkersRequest\x12\x12\n\x05model\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x1a\n\rreplica_index\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x1b\n\x0e\x65ngine_address\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x17\n\ntimeout_ms\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x0f\n\x07restart\x18\x05 \x01(\x08\x42\x08\n\x06_modelB\x10\n\x0e_replica_indexB\x11\n\x0f_engine_addressB\r\n\x0b_timeout_ms\"N\n\x14\x44rainWorkersResponse\x12\x14\n\x0cworker_count\x18\x01 \x01(\r\x12 \n\x18unfinished_request_count\x18\x02 \x01(\r\"6\n\x16ListCheckpointsRequest\x12\x12\n\x05model\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_model\"P\n\x17ListCheckpointsResponse\x12\x35\n\x07workers\x18\x01 \x03(\x0b\x32$.caravan.engine.v1.WorkerCheckpoints\"7\n\x17PruneCheckpointsRequest\x12\x12\n\x05model\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_model\"k\n\x18PruneCheckpointsResponse\x12\x1d\n\x15\x64ropped_request_count\x18\x01 \x01(\x04\x12\x1a\n\x12\x64ropped_page_count\x18\x02 \x01(\x04\x12\x14\n\x0cworker_count\x18\x03 \x01(\r\"\x17\n\x15GetWorkerStatsRequest\"`\n\x16GetWorkerStatsResponse\x12/\n\x07workers\x18\x01 \x03(\x0b\x32\x1e.caravan.engine.v1.WorkerStats\x12\x15\n\rmissing_hosts\x18\x02 \x03(\t\"W\n\x10\x44\x65pendencyStatus\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x11\n\treachable\x18\x03 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t2\xee\x05\n\x13GatewayAdminService\x12m\n\x10GetGatewayStatus\x12+.caravan.gateway.v1.GetGatewayStatusRequest\x1a,.caravan.gateway.v1.GetGatewayStatusResponse\x12X\n\tDropPages\x12$.caravan.gateway.v1.DropPagesRequest\x1a%.caravan.gateway.v1.DropPagesResponse\x12g\n\x0eSetPageBudgets\x12).caravan.gateway.v1.SetPageBudgetsRequest\x1a*.caravan.gateway.v1.SetPageBudgetsResponse\x12\x61\n\x0c\x44rainWorkers\x12\'.caravan.gateway.v1.DrainWorkersRequest\x1a(.caravan.gateway.v1.DrainWorkersResponse\x12j\n\x0fListCheckpoints\x12*.caravan.gateway.v1.ListCheckpointsRequest\x1a+.caravan.gateway.v1.ListCheckpointsResponse\x12m\n\x10PruneCheckpoints\x12+.caravan.gateway.v1.PruneCheckpointsRequest\x1a,.caravan.gateway.v1.PruneCheckpointsResponse\x12g\n\x0eGetWorkerStats\x12).caravan.gateway.v1.GetWorkerStatsRequest\x1a*.caravan.gateway.v1.GetWorkerStatsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'caravan.gateway.v1.gateway_admin_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETGATEWAYSTATUSREQUEST']._serialized_start=171
-  _globals['_GETGATEWAYSTATUSREQUEST']._serialized_end=196
-  _globals['_GETGATEWAYSTATUSRESPONSE']._serialized_start=199
-  _globals['_GETGATEWAYSTATUSRESPONSE']._serialized_end=465
-  _globals['_DROPPAGESREQUEST']._serialized_start=467
-  _globals['_DROPPAGESREQUEST']._serialized_end=531
-  _globals['_DROPPAGESRESPONSE']._serialized_start=533
-  _globals['_DROPPAGESRESPONSE']._serialized_end=602
-  _globals['_SETPAGEBUDGETSREQUEST']._serialized_start=604
-  _globals['_SETPAGEBUDGETSREQUEST']._serialized_end=722
-  _globals['_SETPAGEBUDGETSRESPONSE']._serialized_start=724
-  _globals['_SETPAGEBUDGETSRESPONSE']._serialized_end=770
-  _globals['_DRAINWORKERSREQUEST']._serialized_start=773
-  _globals['_DRAINWORKERSREQUEST']._serialized_end=975
-  _globals['_DRAINWORKERSRESPONSE']._serialized_start=977
-  _globals['_DRAINWORKERSRESPONSE']._serialized_end=1055
-  _globals['_GETWORKERSTATSREQUEST']._serialized_start=1057
-  _globals['_GETWORKERSTATSREQUEST']._serialized_end=1080
-  _globals['_GETWORKERSTATSRESPONSE']._serialized_start=1082
-  _globals['_GETWORKERSTATSRESPONSE']._serialized_end=1178
-  _globals['_DEPENDENCYSTATUS']._serialized_start=1180
-  _globals['_DEPENDENCYSTATUS']._serialized_end=1267
-  _globals['_GATEWAYADMINSERVICE']._serialized_start=1270
-  _globals['_GATEWAYADMINSERVICE']._serialized_end=1801
+  _globals['_GETGATEWAYSTATUSREQUEST']._serialized_start=208
+  _globals['_GETGATEWAYSTATUSREQUEST']._serialized_end=233
+  _globals['_GETGATEWAYSTATUSRESPONSE']._serialized_start=236
+  _globals['_GETGATEWAYSTATUSRESPONSE']._serialized_end=502
+  _globals['_DROPPAGESREQUEST']._serialized_start=504
+  _globals['_DROPPAGESREQUEST']._serialized_end=568
+  _globals['_DROPPAGESRESPONSE']._serialized_start=570
+  _globals['_DROPPAGESRESPONSE']._serialized_end=639
+  _globals['_SETPAGEBUDGETSREQUEST']._serialized_start=641
+  _globals['_SETPAGEBUDGETSREQUEST']._serialized_end=759
+  _globals['_SETPAGEBUDGETSRESPONSE']._serialized_start=761
+  _globals['_SETPAGEBUDGETSRESPONSE']._serialized_end=807
+  _globals['_DRAINWORKERSREQUEST']._serialized_start=810
+  _globals['_DRAINWORKERSREQUEST']._serialized_end=1012
+  _globals['_DRAINWORKERSRESPONSE']._serialized_start=1014
+  _globals['_DRAINWORKERSRESPONSE']._serialized_end=1092
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=1094
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=1148
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=1150
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=1230
+  _globals['_PRUNECHECKPOINTSREQUEST']._serialized_start=1232
+  _globals['_PRUNECHECKPOINTSREQUEST']._serialized_end=1287
+  _globals['_PRUNECHECKPOINTSRESPONSE']._serialized_start=1289
+  _globals['_PRUNECHECKPOINTSRESPONSE']._serialized_end=1396
+  _globals['_GETWORKERSTATSREQUEST']._serialized_start=1398
+  _globals['_GETWORKERSTATSREQUEST']._serialized_end=1421
+  _globals['_GETWORKERSTATSRESPONSE']._serialized_start=1423
+  _globals['_GETWORKERSTATSRESPONSE']._serialized_end=1519
+  _globals['_DEPENDENCYSTATUS']._serialized_start=1521
+  _globals['_DEPENDENCYSTATUS']._serialized_end=1608
+  _globals['_GATEWAYADMINSERVICE']._serialized_start=1611
+  _globals['_GATEWAYADMINSERVICE']._serialized_end=2361
 # @@protoc_insertion_point(module_scope)

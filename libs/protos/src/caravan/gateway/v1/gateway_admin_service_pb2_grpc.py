@@ -55,6 +55,16 @@ class GatewayAdminServiceStub:
                 request_serializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.DrainWorkersRequest.SerializeToString,
                 response_deserializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.DrainWorkersResponse.FromString,
                 _registered_method=True)
+        self.ListCheckpoints = channel.unary_unary(
+                '/caravan.gateway.v1.GatewayAdminService/ListCheckpoints',
+                request_serializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.ListCheckpointsRequest.SerializeToString,
+                response_deserializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.ListCheckpointsResponse.FromString,
+                _registered_method=True)
+        self.PruneCheckpoints = channel.unary_unary(
+                '/caravan.gateway.v1.GatewayAdminService/PruneCheckpoints',
+                request_serializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.PruneCheckpointsRequest.SerializeToString,
+                response_deserializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.PruneCheckpointsResponse.FromString,
+                _registered_method=True)
         self.GetWorkerStats = channel.unary_unary(
                 '/caravan.gateway.v1.GatewayAdminService/GetWorkerStats',
                 request_serializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.GetWorkerStatsRequest.SerializeToString,
@@ -100,6 +110,23 @@ class GatewayAdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListCheckpoints(self, request, context):
+        """ListCheckpoints tells what workers have on disk for the time after their death: pages, and requests
+        with whose they are; needs the permission `models` on the deployment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PruneCheckpoints(self, request, context):
+        """PruneCheckpoints gives up what nobody needs of it now: requests of earlier workers that nobody has
+        asked for, and pages of texts that nobody computes on; needs the permission `models` on the
+        deployment. Refused when a worker can't be asked; what others gave up stays so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetWorkerStats(self, request, context):
         """GetWorkerStats tells the numbers of the workers of all engine hosts, at most a few seconds old;
         needs the permission `metrics`.
@@ -130,6 +157,16 @@ def add_GatewayAdminServiceServicer_to_server(servicer, server):
                     servicer.DrainWorkers,
                     request_deserializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.DrainWorkersRequest.FromString,
                     response_serializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.DrainWorkersResponse.SerializeToString,
+            ),
+            'ListCheckpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCheckpoints,
+                    request_deserializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.ListCheckpointsRequest.FromString,
+                    response_serializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.ListCheckpointsResponse.SerializeToString,
+            ),
+            'PruneCheckpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.PruneCheckpoints,
+                    request_deserializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.PruneCheckpointsRequest.FromString,
+                    response_serializer=caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.PruneCheckpointsResponse.SerializeToString,
             ),
             'GetWorkerStats': grpc.unary_unary_rpc_method_handler(
                     servicer.GetWorkerStats,
@@ -246,6 +283,60 @@ class GatewayAdminService:
             '/caravan.gateway.v1.GatewayAdminService/DrainWorkers',
             caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.DrainWorkersRequest.SerializeToString,
             caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.DrainWorkersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCheckpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/caravan.gateway.v1.GatewayAdminService/ListCheckpoints',
+            caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.ListCheckpointsRequest.SerializeToString,
+            caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.ListCheckpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PruneCheckpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/caravan.gateway.v1.GatewayAdminService/PruneCheckpoints',
+            caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.PruneCheckpointsRequest.SerializeToString,
+            caravan_dot_gateway_dot_v1_dot_gateway__admin__service__pb2.PruneCheckpointsResponse.FromString,
             options,
             channel_credentials,
             insecure,

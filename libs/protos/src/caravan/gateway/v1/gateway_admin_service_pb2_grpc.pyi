@@ -50,6 +50,15 @@ class GatewayAdminServiceStub:
     they are ended, or replaced. Needs the permission `models` on the deployment. A caller that leaves
     doesn't stop what has begun.
     """
+    ListCheckpoints: _grpc.UnaryUnaryMultiCallable[_gateway_admin_service_pb2.ListCheckpointsRequest, _gateway_admin_service_pb2.ListCheckpointsResponse]
+    """ListCheckpoints tells what workers have on disk for the time after their death: pages, and requests
+    with whose they are; needs the permission `models` on the deployment.
+    """
+    PruneCheckpoints: _grpc.UnaryUnaryMultiCallable[_gateway_admin_service_pb2.PruneCheckpointsRequest, _gateway_admin_service_pb2.PruneCheckpointsResponse]
+    """PruneCheckpoints gives up what nobody needs of it now: requests of earlier workers that nobody has
+    asked for, and pages of texts that nobody computes on; needs the permission `models` on the
+    deployment. Refused when a worker can't be asked; what others gave up stays so.
+    """
     GetWorkerStats: _grpc.UnaryUnaryMultiCallable[_gateway_admin_service_pb2.GetWorkerStatsRequest, _gateway_admin_service_pb2.GetWorkerStatsResponse]
     """GetWorkerStats tells the numbers of the workers of all engine hosts, at most a few seconds old;
     needs the permission `metrics`.
@@ -76,6 +85,15 @@ class GatewayAdminServiceAsyncStub(GatewayAdminServiceStub):
     finish goes on on other workers of the model, from where it is; where there are none, it ends. Then
     they are ended, or replaced. Needs the permission `models` on the deployment. A caller that leaves
     doesn't stop what has begun.
+    """
+    ListCheckpoints: _aio.UnaryUnaryMultiCallable[_gateway_admin_service_pb2.ListCheckpointsRequest, _gateway_admin_service_pb2.ListCheckpointsResponse]  # type: ignore[assignment]
+    """ListCheckpoints tells what workers have on disk for the time after their death: pages, and requests
+    with whose they are; needs the permission `models` on the deployment.
+    """
+    PruneCheckpoints: _aio.UnaryUnaryMultiCallable[_gateway_admin_service_pb2.PruneCheckpointsRequest, _gateway_admin_service_pb2.PruneCheckpointsResponse]  # type: ignore[assignment]
+    """PruneCheckpoints gives up what nobody needs of it now: requests of earlier workers that nobody has
+    asked for, and pages of texts that nobody computes on; needs the permission `models` on the
+    deployment. Refused when a worker can't be asked; what others gave up stays so.
     """
     GetWorkerStats: _aio.UnaryUnaryMultiCallable[_gateway_admin_service_pb2.GetWorkerStatsRequest, _gateway_admin_service_pb2.GetWorkerStatsResponse]  # type: ignore[assignment]
     """GetWorkerStats tells the numbers of the workers of all engine hosts, at most a few seconds old;
@@ -124,6 +142,27 @@ class GatewayAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         finish goes on on other workers of the model, from where it is; where there are none, it ends. Then
         they are ended, or replaced. Needs the permission `models` on the deployment. A caller that leaves
         doesn't stop what has begun.
+        """
+
+    @_abc_1.abstractmethod
+    def ListCheckpoints(
+        self,
+        request: _gateway_admin_service_pb2.ListCheckpointsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_admin_service_pb2.ListCheckpointsResponse, _abc.Awaitable[_gateway_admin_service_pb2.ListCheckpointsResponse]]:
+        """ListCheckpoints tells what workers have on disk for the time after their death: pages, and requests
+        with whose they are; needs the permission `models` on the deployment.
+        """
+
+    @_abc_1.abstractmethod
+    def PruneCheckpoints(
+        self,
+        request: _gateway_admin_service_pb2.PruneCheckpointsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_admin_service_pb2.PruneCheckpointsResponse, _abc.Awaitable[_gateway_admin_service_pb2.PruneCheckpointsResponse]]:
+        """PruneCheckpoints gives up what nobody needs of it now: requests of earlier workers that nobody has
+        asked for, and pages of texts that nobody computes on; needs the permission `models` on the
+        deployment. Refused when a worker can't be asked; what others gave up stays so.
         """
 
     @_abc_1.abstractmethod

@@ -34,6 +34,11 @@ class Checkpoints:
         self._size = store.tree.page_size
         self._saved: dict[Sequence, _Saved] = {}
 
+    @property
+    def nodes(self) -> set[PageNode]:
+        """The pages of those who run, as far as they were filed."""
+        return {node for saved in self._saved.values() for node in saved.nodes}
+
     def look_at(self, sequence: Sequence, place: Place, now: float) -> None:
         """Files what a sequence has filled since the last look; its cells stay as they are."""
         num_tokens = sequence.num_computed - sequence.num_computed % self._size

@@ -61,7 +61,7 @@ class KvManager:
         self._root_of = root_of
         self._shares = shares
         self._compactor = compactor
-        self._checkpoints = checkpoints
+        self.checkpoints = checkpoints
         self._places: dict[Sequence, Place] = {}  # in order of admission
         self._pinned: dict[Sequence, list[PageNode]] = {}
         self._prefetched: set[Sequence] = set()
@@ -99,8 +99,8 @@ class KvManager:
             self._let_go(sequence)
             self._file(sequence, place, now)
             self._work.release(place.seat)
-        if self._checkpoints:
-            self._checkpoints.left(sequence)
+        if self.checkpoints:
+            self.checkpoints.left(sequence)
         self._unfiled.discard(sequence)
 
     def park(self, sequence: Sequence, now: float) -> None:
@@ -109,8 +109,8 @@ class KvManager:
         self._let_go(sequence)
         nodes = self._file(sequence, place, now)
         self._pin(sequence, nodes)
-        if self._checkpoints:
-            self._checkpoints.parked(nodes, place.seat)
+        if self.checkpoints:
+            self.checkpoints.parked(nodes, place.seat)
         self._work.release(place.seat)
         sequence.num_computed = 0
 
@@ -164,10 +164,10 @@ class KvManager:
 
     def tidy(self, now: float) -> None:
         """Does what keeps the cells in order between steps."""
-        if self._checkpoints:
+        if self.checkpoints:
             for sequence, place in self._places.items():
                 if self._is_filed(sequence):
-                    self._checkpoints.look_at(sequence, place, now)
+                    self.checkpoints.look_at(sequence, place, now)
         if self.store:
             self.store.tidy_cells(now)
         if self._is_wipe_due:

@@ -246,12 +246,12 @@ class PageStore:
             case PageLost():
                 node.is_being_written = node.is_being_read = node.is_on_disk = False
                 node.leaving = None
-                self._drop_if_lost(node)
+                self.drop_if_lost(node)
 
     def _hear_of_dropped(self, news: DiskNews) -> None:
         match news:
             case PageWritten(key):
-                self._forget_on_disk((key,))
+                self.forget_on_disk((key,))
             case PageRead(image):
                 image.zero()
             case PageLost():
@@ -264,7 +264,7 @@ class PageStore:
             if parent is None and info.start == 0:
                 parent = self.tree.root(info.root)
             if parent is None:
-                self._forget_on_disk((info.key,))
+                self.forget_on_disk((info.key,))
                 continue
             node = self._by_key.get(info.key) or self._add(parent, info.tokens, 0.0)
             node.is_on_disk = True
@@ -278,7 +278,7 @@ class PageStore:
             self.num_host_evictions += 1
             if image and self.host.spills and not (node.is_on_disk or node.is_being_written):
                 self._write(node, image, is_kept=False)
-            self._drop_if_lost(node)
+            self.drop_if_lost(node)
 
     def tidy_cells(self, now: float) -> None:
         """Lets idle pages leave the cells as the residency says."""
@@ -353,7 +353,7 @@ class PageStore:
         """Drops a page and all that follow it; returns how many."""
         dropped = list(node.subtree())
         self.tree.discard(node)
-        self._forget_on_disk([e.info.key for e in dropped if e.is_on_disk or e.is_being_written])
+        self.forget_on_disk([e.info.key for e in dropped if e.is_on_disk or e.is_being_written])
         for each in dropped:
             self._by_key.pop(each.info.key, None)
             image = self.host.remove(each)
@@ -366,11 +366,13 @@ class PageStore:
             each.parent = None
         return len(dropped)
 
-    def _drop_if_lost(self, node: PageNode) -> None:
+    def drop_if_lost(self, node: PageNode) -> None:
+        """Drops a page that lies nowhere any more."""
         if not node.is_stored and not node.is_on_its_way and node.parent is not None:
             self.drop(node)
 
-    def _forget_on_disk(self, keys: Sequence[bytes]) -> None:
+    def forget_on_disk(self, keys: Sequence[bytes]) -> None:
+        """Has files of pages removed, whatever the tree says of them."""
         if self._disk and keys:
             self._disk.forget(keys)
 
