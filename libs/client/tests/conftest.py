@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from caravan.engine.v1 import checkpoints_pb2 as checkpoints_pb
 from caravan.engine.v1 import worker_stats_pb2 as stats_pb
 from caravan.gateway.v1 import gateway_admin_service_pb2 as gateway_pb
 from caravan.inference.v1 import embedding_pb2 as embedding_pb
@@ -298,6 +299,39 @@ class FakeGateway:
     async def DropPages(self, request, call: Call):
         self._admit(request, call)
         return gateway_pb.DropPagesResponse(dropped_page_count=12, worker_count=2)
+
+    async def ListCheckpoints(self, request, call: Call):
+        self._admit(request, call)
+        waiting = checkpoints_pb.RequestCheckpoint(
+            request_id="req-1",
+            tenant="acme",
+            principal="alice",
+            state=checkpoints_pb.REQUEST_STATE_RECOVERABLE,
+            output_tokens=7,
+        )
+        waiting.begin_time.FromSeconds(1_700_000_000)
+        return gateway_pb.ListCheckpointsResponse(
+            workers=[
+                checkpoints_pb.WorkerCheckpoints(
+                    model="alpha",
+                    journal_state=checkpoints_pb.JOURNAL_STATE_WRITTEN,
+                    journal_bytes=1200,
+                    page_count=3,
+                    page_bytes=9_000_000,
+                    request_count=1,
+                    requests=[waiting],
+                ),
+                checkpoints_pb.WorkerCheckpoints(
+                    model="beta", journal_state=checkpoints_pb.JOURNAL_STATE_OFF
+                ),
+            ]
+        )
+
+    async def PruneCheckpoints(self, request, call: Call):
+        self._admit(request, call)
+        return gateway_pb.PruneCheckpointsResponse(
+            dropped_request_count=1, dropped_page_count=3, worker_count=2
+        )
 
     async def SetPageBudgets(self, request, call: Call):
         self._admit(request, call)

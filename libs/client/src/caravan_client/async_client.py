@@ -11,6 +11,7 @@ from caravan_client.embedding import Embeddings, EmbedOptions
 from caravan_client.generation import CallOptions, GenerateOptions, Generation, Message
 from caravan_client.keywords import call_options
 from caravan_client.operations import (
+    checkpoints,
     embeddings,
     gateway,
     inference,
@@ -21,6 +22,7 @@ from caravan_client.operations import (
 )
 from caravan_client.resources import (
     ApiKey,
+    Checkpoints,
     CreatedApiKey,
     DrainedWorkers,
     DroppedPages,
@@ -28,6 +30,7 @@ from caravan_client.resources import (
     LoadProgress,
     Model,
     Principal,
+    PrunedCheckpoints,
     RoleDefinition,
     Trace,
     UnloadedModel,
@@ -46,6 +49,7 @@ class AsyncCaravan:
         principals: who may call.
         roles: what they may do.
         pages: what workers have stored of earlier texts.
+        checkpoints: what workers have on disk for the time after their death.
     """
 
     def __init__(self, address: str | None = None, **settings: Unpack[ClientSettings]) -> None:
@@ -64,6 +68,7 @@ class AsyncCaravan:
         self.principals = AsyncPrincipals(self._transport)
         self.roles = AsyncRoles(self._transport)
         self.pages = AsyncPages(self._transport)
+        self.checkpoints = AsyncWorkerCheckpoints(self._transport)
 
     async def generate(
         self, prompt: str | Sequence[int], **options: Unpack[GenerateOptions]
@@ -306,3 +311,22 @@ class AsyncPages:
         """
         operation = gateway.set_page_budgets(model, host_bytes, disk_bytes)
         return await self._transport.unary(operation, call)
+
+
+class AsyncWorkerCheckpoints:
+    """What workers have on disk for the time after their death."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def list(
+        self, *, model: str | None = None, **call: Unpack[CallOptions]
+    ) -> tuple[Checkpoints, ...]:
+        """What each worker has, of all loaded models if None."""
+        return await self._transport.unary(checkpoints.list_checkpoints(model), call)
+
+    async def prune(
+        self, *, model: str | None = None, **call: Unpack[CallOptions]
+    ) -> PrunedCheckpoints:
+        """Gives up requests that nobody asked for since a death, and pages that nobody needs."""
+        return await self._transport.unary(checkpoints.prune_checkpoints(model), call)

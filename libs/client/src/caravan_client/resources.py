@@ -205,6 +205,60 @@ class DroppedPages:
     num_workers: int
 
 
+class JournalState(StrEnum):
+    """Whether a worker writes requests down."""
+
+    OFF = "off"  # or its folder can't be used
+    WRITTEN = "written"
+    GIVEN_UP = "given_up"  # the disk took nothing; it is tried again
+
+
+class RequestState(StrEnum):
+    """Where a request in a journal is."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    RECOVERABLE = "recoverable"  # an earlier worker began it, nobody has asked for the rest yet
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCheckpoint:
+    """A request in a worker's journal, and whose it is."""
+
+    request_id: str
+    tenant: str
+    principal: str
+    state: RequestState | None
+    output_tokens: int
+    begin_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoints:
+    """What the next worker would find of one. `requests` are the first thousand at most."""
+
+    model: str
+    replica: int
+    journal: JournalState | None
+    journal_bytes: int
+    num_journal_failures: int
+    num_requests_left_out: int
+    num_pages: int
+    page_bytes: int
+    num_pages_pending: int
+    num_requests: int
+    requests: tuple[RequestCheckpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PrunedCheckpoints:
+    """How many requests and pages were given up, by how many workers."""
+
+    num_requests: int
+    num_pages: int
+    num_workers: int
+
+
 @dataclass(frozen=True, slots=True)
 class DrainedWorkers:
     """How many workers were emptied, and how many requests they didn't finish in time.

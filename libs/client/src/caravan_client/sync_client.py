@@ -10,6 +10,7 @@ from caravan_client.embedding import Embeddings, EmbedOptions
 from caravan_client.generation import CallOptions, GenerateOptions, Generation, Message
 from caravan_client.keywords import call_options
 from caravan_client.operations import (
+    checkpoints,
     embeddings,
     gateway,
     inference,
@@ -20,6 +21,7 @@ from caravan_client.operations import (
 )
 from caravan_client.resources import (
     ApiKey,
+    Checkpoints,
     CreatedApiKey,
     DrainedWorkers,
     DroppedPages,
@@ -27,6 +29,7 @@ from caravan_client.resources import (
     LoadProgress,
     Model,
     Principal,
+    PrunedCheckpoints,
     RoleDefinition,
     Trace,
     UnloadedModel,
@@ -46,6 +49,7 @@ class Caravan:
         principals: who may call.
         roles: what they may do.
         pages: what workers have stored of earlier texts.
+        checkpoints: what workers have on disk for the time after their death.
     """
 
     def __init__(self, address: str | None = None, **settings: Unpack[ClientSettings]) -> None:
@@ -64,6 +68,7 @@ class Caravan:
         self.principals = Principals(self._transport)
         self.roles = Roles(self._transport)
         self.pages = Pages(self._transport)
+        self.checkpoints = WorkerCheckpoints(self._transport)
 
     def generate(
         self, prompt: str | Sequence[int], **options: Unpack[GenerateOptions]
@@ -302,3 +307,20 @@ class Pages:
         """
         operation = gateway.set_page_budgets(model, host_bytes, disk_bytes)
         return self._transport.unary(operation, call)
+
+
+class WorkerCheckpoints:
+    """What workers have on disk for the time after their death."""
+
+    def __init__(self, transport: SyncTransport) -> None:
+        self._transport = transport
+
+    def list(
+        self, *, model: str | None = None, **call: Unpack[CallOptions]
+    ) -> tuple[Checkpoints, ...]:
+        """What each worker has, of all loaded models if None."""
+        return self._transport.unary(checkpoints.list_checkpoints(model), call)
+
+    def prune(self, *, model: str | None = None, **call: Unpack[CallOptions]) -> PrunedCheckpoints:
+        """Gives up requests that nobody asked for since a death, and pages that nobody needs."""
+        return self._transport.unary(checkpoints.prune_checkpoints(model), call)

@@ -426,6 +426,29 @@ def test_budgets_of_pages_are_changed_one_by_one(run, gateway):
     assert run("kv", "budget", "--model", "alpha").exit_code == 2
 
 
+def test_checkpoints_are_shown_with_the_requests_in_them(run, gateway):
+    lines = [line.split() for line in run("checkpoints", "list").stdout.splitlines()]
+    assert lines[1] == ["alpha#0", "1.2", "kB", "1", "3", "9", "MB", "0"]
+    assert lines[2] == ["beta#0", "off", "0", "0", "0", "B", "0"]
+    assert lines[5][:6] == ["alpha#0", "req-1", "acme", "alice", "recoverable", "7"]
+    run("checkpoints", "list", "--model", "alpha")
+    assert gateway.calls[-1][1].model == "alpha"
+    [first, second] = json.loads(run("checkpoints", "list", "--json").stdout)
+    assert first["requests"][0]["state"] == "recoverable"
+    assert (second["journal"], second["requests"]) == ("off", [])
+
+
+def test_checkpoints_that_nobody_needs_are_given_up(run, gateway):
+    result = run("checkpoints", "prune", "--model", "alpha")
+    assert result.stdout == "1 requests and 3 pages given up by 2 workers\n"
+    assert gateway.calls[-1][1].model == "alpha"
+    assert json.loads(run("checkpoints", "prune", "--json").stdout) == {
+        "num_requests": 1,
+        "num_pages": 3,
+        "num_workers": 2,
+    }
+
+
 def test_workers_are_drained_or_replaced(run, gateway):
     result = run("drain", "--model", "alpha", "--replica", "1", "--drain-timeout", "1.5")
     assert result.stdout == "2 workers drained; 3 requests were not finished in time\n"

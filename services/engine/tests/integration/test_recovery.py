@@ -8,6 +8,7 @@ import signal
 import grpc
 import pytest
 
+from caravan.engine.v1 import checkpoints_pb2 as checkpoints_pb
 from caravan.engine.v1 import worker_service_pb2 as worker_pb
 from caravan.engine.v1 import worker_stats_pb2 as stats_pb
 from caravan.inference.v1 import generation_pb2 as generation_pb
@@ -221,6 +222,28 @@ async def test_what_ended_before_the_death_is_not_found(start_host, view_of):
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await worker.FindStream(client.question())
     assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_what_is_on_disk_is_told_and_given_up_on_order(start_host, view_of):
+    view = await view_of(start_host(*SMALL_PAGES, *ON_DISK, *JOURNAL, load="slow"))
+    client = await broken_off(view, 40, model="slow", text=TEXT, max_output_tokens=200)
+    worker = await view.worker("slow")
+    told = (await worker.GetCheckpoints(worker_pb.GetCheckpointsRequest(model="slow"))).checkpoints
+    assert told.journal_state == checkpoints_pb.JOURNAL_STATE_WRITTEN
+    assert told.page_count >= 6
+    [request] = told.requests
+    assert (request.request_id, request.tenant, request.principal) == ("req-1", "default", "alice")
+    assert request.state == checkpoints_pb.REQUEST_STATE_RECOVERABLE
+    assert request.output_tokens >= 30
+
+    order = worker_pb.PruneCheckpointsRequest(model="slow")
+    pruned = await worker.PruneCheckpoints(order)
+    assert (pruned.dropped_request_count, pruned.dropped_page_count) == (1, told.page_count)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await worker.FindStream(client.question())
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+    told = (await worker.GetCheckpoints(worker_pb.GetCheckpointsRequest(model="slow"))).checkpoints
+    assert (told.request_count, told.page_count) == (0, 0)
 
 
 @pytest.mark.parametrize("damage", ["missing", "rubbish", "in the way"])

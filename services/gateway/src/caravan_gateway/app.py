@@ -29,6 +29,7 @@ from caravan_gateway.clients.policy_watch import PolicyWatch
 from caravan_gateway.clients.stored_pages import StoredPages
 from caravan_gateway.clients.telemetry_client import TelemetryClient
 from caravan_gateway.clients.worker_channels import WorkerChannels
+from caravan_gateway.clients.worker_checkpoints import WorkerCheckpoints
 from caravan_gateway.clients.worker_drain import WorkerDrain
 from caravan_gateway.config import GatewaySettings
 from caravan_gateway.domain.admission import (
@@ -361,6 +362,7 @@ class GatewayApp:
                 self._hosts,
                 StoredPages(self._catalog, self._workers),
                 WorkerDrain(self._catalog, self._hosts),
+                WorkerCheckpoints(self._catalog, self._workers),
             ),
             TraceQueryServicer(gate, self._traces),
             StreamServicer(resuming, gate, self._streams),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
+from caravan.engine.v1 import checkpoints_pb2 as checkpoints_pb
 from caravan.engine.v1 import host_service_pb2 as host_pb
 from caravan.engine.v1 import worker_service_pb2 as worker_pb
 from caravan.inference.v1 import embedding_pb2 as embedding_pb
@@ -376,6 +377,19 @@ class FakeWorker(FakeServer):
 
     async def WatchStats(self, request, call):
         yield worker_pb.WatchStatsResponse()
+
+    async def GetCheckpoints(self, request, call):
+        if self.refusals:
+            raise RefusedError(self.refusals.pop())
+        return worker_pb.GetCheckpointsResponse(
+            checkpoints=checkpoints_pb.WorkerCheckpoints(model=request.model, page_count=3)
+        )
+
+    async def PruneCheckpoints(self, request, call):
+        self.orders.append(request)
+        if self.refusals:
+            raise RefusedError(self.refusals.pop())
+        return worker_pb.PruneCheckpointsResponse(dropped_request_count=1, dropped_page_count=3)
 
     async def FindStream(self, request, call):
         found = self.kept.get(

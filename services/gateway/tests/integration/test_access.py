@@ -272,6 +272,8 @@ NEEDS = {
     "GetGatewayStatus": ({"health"},),
     "DropPages": ({"models"},),
     "SetPageBudgets": ({"models"},),
+    "ListCheckpoints": ({"models"},),
+    "PruneCheckpoints": ({"models"},),
     "GetWorkerStats": ({"metrics"},),
 }
 EVERYTHING = {"inference", "health", "models", "policy", "metrics"}
@@ -312,6 +314,12 @@ def _call(client, method):
         ),
         "SetPageBudgets": lambda: client.gateway.SetPageBudgets(
             gateway_pb.SetPageBudgetsRequest(model="tiny", host_bytes=1), metadata=client.metadata
+        ),
+        "ListCheckpoints": lambda: client.gateway.ListCheckpoints(
+            gateway_pb.ListCheckpointsRequest(), metadata=client.metadata
+        ),
+        "PruneCheckpoints": lambda: client.gateway.PruneCheckpoints(
+            gateway_pb.PruneCheckpointsRequest(), metadata=client.metadata
         ),
         "GetWorkerStats": lambda: client.gateway.GetWorkerStats(
             gateway_pb.GetWorkerStatsRequest(), metadata=client.metadata

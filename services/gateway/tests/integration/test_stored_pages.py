@@ -74,6 +74,38 @@ async def test_an_unknown_model_has_no_pages(admin):
         assert code == "NOT_FOUND"
 
 
+def checkpoints(client, **fields):
+    request = gateway_pb.ListCheckpointsRequest(**fields)
+    return client.gateway.ListCheckpoints(request, metadata=client.metadata, timeout=10)
+
+
+def prune(client, **fields):
+    request = gateway_pb.PruneCheckpointsRequest(**fields)
+    return client.gateway.PruneCheckpoints(request, metadata=client.metadata, timeout=10)
+
+
+async def test_checkpoints_of_all_workers_are_told_by_model(second, worker, admin):
+    answer = await checkpoints(admin)
+    assert [(each.model, each.page_count) for each in answer.workers] == [("other", 3), ("tiny", 3)]
+    answer = await checkpoints(admin, model="alias")
+    assert [each.model for each in answer.workers] == ["other"]
+
+
+async def test_checkpoints_are_pruned_by_all_workers_or_those_of_a_model(second, worker, admin):
+    answer = await prune(admin)
+    counts = (answer.dropped_request_count, answer.dropped_page_count, answer.worker_count)
+    assert counts == (2, 6, 2)
+    assert (await prune(admin, model="tiny")).worker_count == 1
+    assert [each.model for each in second.orders] == ["other"]
+
+
+async def test_a_worker_that_cannot_tell_or_prune_is_named(worker, admin):
+    for call in (checkpoints, prune):
+        worker.refusals.append(Reason.DRAINING)
+        code, details = await failure_of(call(admin))
+        assert (code, details.reason) == ("UNAVAILABLE", "DRAINING")
+
+
 async def test_budgets_go_to_the_workers_of_the_model(second, worker, admin):
     answer = await budget(admin, model="alias", host_bytes=0)
     assert answer.worker_count == 1

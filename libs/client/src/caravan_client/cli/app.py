@@ -18,6 +18,7 @@ from caravan_client.cli import (
     token_commands,
     trace_command,
 )
+from caravan_client.cli.checkpoint_commands import checkpoints_group
 from caravan_client.cli.failures import (
     ExitStatus,
     report_error,
@@ -126,6 +127,7 @@ def build() -> typer.Typer:
     app.add_typer(model_group(), name="models")
     app.add_typer(key_group(), name="keys")
     app.add_typer(kv_group(), name="kv")
+    app.add_typer(checkpoints_group(), name="checkpoints")
     status_command.register(app)
     drain_command.register(app)
     trace_command.register(app)

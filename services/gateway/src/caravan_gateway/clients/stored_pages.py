@@ -39,12 +39,14 @@ class StoredPages:
         if not 1 <= len(request.tenant.encode()) <= MAX_TENANT_BYTES:
             bounds = f"must have 1 to {MAX_TENANT_BYTES} bytes"
             raise InvalidFieldsError((FieldViolation("tenant", bounds),))
-        endpoints = self._endpoints(request.model if request.HasField("model") else None)
-        counts = await _all(
+        endpoints = endpoints_of(
+            self._catalog, request.model if request.HasField("model") else None
+        )
+        counts = await all_done(
             [self._workers.drop_pages(each, request.tenant, order) for each in endpoints]
         )
         dropped = {"dropped_tenant": request.tenant, "page_count": sum(counts)}
-        _log.info("a tenant's pages dropped", extra=_extra(order, endpoints) | dropped)
+        _log.info("a tenant's pages dropped", extra=extra_of(order, endpoints) | dropped)
         return gateway_pb.DropPagesResponse(
             dropped_page_count=sum(counts), worker_count=len(endpoints)
         )
@@ -58,22 +60,28 @@ class StoredPages:
             GatewayError: not all workers can be asked.
             AioRpcError: what one of them refused with; the others have done it.
         """
-        endpoints = self._endpoints(request.model)
+        endpoints = endpoints_of(self._catalog, request.model)
         asked = worker_pb.SetPageBudgetsRequest(
             model=self._catalog.find(request.model),
             host_bytes=request.host_bytes if request.HasField("host_bytes") else None,
             disk_bytes=request.disk_bytes if request.HasField("disk_bytes") else None,
         )
-        await _all([self._workers.set_page_budgets(each, asked, order) for each in endpoints])
-        _log.info("budgets of pages changed", extra=_extra(order, endpoints))
+        await all_done([self._workers.set_page_budgets(each, asked, order) for each in endpoints])
+        _log.info("budgets of pages changed", extra=extra_of(order, endpoints))
         return gateway_pb.SetPageBudgetsResponse(worker_count=len(endpoints))
 
-    def _endpoints(self, model: str | None) -> list[Endpoint]:
-        names = self._catalog.loaded() if model is None else (self._catalog.find(model),)
-        return [each for name in names for each in self._catalog.all_endpoints_of(name)]
+
+def endpoints_of(catalog: ModelCatalog, model: str | None) -> list[Endpoint]:
+    """Returns all workers of a model, or of all that are loaded.
+
+    Raises:
+        GatewayError: the model isn't known, or a worker is about to come back.
+    """
+    names = catalog.loaded() if model is None else (catalog.find(model),)
+    return [each for name in names for each in catalog.all_endpoints_of(name)]
 
 
-async def _all(orders: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+async def all_done(orders: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """Lets all end; raises the first failure if there is one."""
     results = await asyncio.gather(*orders, return_exceptions=True)
     done: list[T] = []
@@ -84,7 +92,7 @@ async def _all(orders: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     return done
 
 
-def _extra(order: ForwardedCall, endpoints: Sequence[Endpoint]) -> dict[str, object]:
+def extra_of(order: ForwardedCall, endpoints: Sequence[Endpoint]) -> dict[str, object]:
     """Who ordered, and whom."""
     return {
         "request_id": order.request_id,

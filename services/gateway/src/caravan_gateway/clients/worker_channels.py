@@ -110,6 +110,30 @@ class WorkerChannels:
             answer = await self._order(worker.stub.DropPages, request, endpoint.model, order)
             return answer.dropped_page_count
 
+    async def get_checkpoints(
+        self, endpoint: Endpoint, request: worker_pb.GetCheckpointsRequest, order: ForwardedCall
+    ) -> worker_pb.GetCheckpointsResponse:
+        """Asks a worker what is on disk for the time after its death.
+
+        Raises:
+            WorkerDiedError: the worker is gone.
+            AioRpcError: what it refused with.
+        """
+        with self._borrowed(endpoint) as worker:
+            return await self._order(worker.stub.GetCheckpoints, request, endpoint.model, order)
+
+    async def prune_checkpoints(
+        self, endpoint: Endpoint, request: worker_pb.PruneCheckpointsRequest, order: ForwardedCall
+    ) -> worker_pb.PruneCheckpointsResponse:
+        """Has a worker give up what nobody needs of that.
+
+        Raises:
+            WorkerDiedError: the worker is gone.
+            AioRpcError: what it refused with.
+        """
+        with self._borrowed(endpoint) as worker:
+            return await self._order(worker.stub.PruneCheckpoints, request, endpoint.model, order)
+
     async def set_page_budgets(
         self, endpoint: Endpoint, request: worker_pb.SetPageBudgetsRequest, order: ForwardedCall
     ) -> None:

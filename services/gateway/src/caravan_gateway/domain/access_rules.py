@@ -44,5 +44,7 @@ ACCESS_RULES: Mapping[str, AccessRule] = {
         (Permission.MODELS,), on_model=True
     ),
     "caravan.gateway.v1.GatewayAdminService/DrainWorkers": AccessRule((Permission.MODELS,)),
+    "caravan.gateway.v1.GatewayAdminService/ListCheckpoints": AccessRule((Permission.MODELS,)),
+    "caravan.gateway.v1.GatewayAdminService/PruneCheckpoints": AccessRule((Permission.MODELS,)),
     "caravan.gateway.v1.GatewayAdminService/GetWorkerStats": AccessRule((Permission.METRICS,)),
 }

@@ -49,6 +49,22 @@ class WorkerDrain(Protocol):
         ...
 
 
+class WorkerCheckpoints(Protocol):
+    """What workers have on disk for the time after their death."""
+
+    async def list_all(
+        self, request: gateway_pb.ListCheckpointsRequest, order: ForwardedCall
+    ) -> gateway_pb.ListCheckpointsResponse:
+        """Tells what there is."""
+        ...
+
+    async def prune(
+        self, request: gateway_pb.PruneCheckpointsRequest, order: ForwardedCall
+    ) -> gateway_pb.PruneCheckpointsResponse:
+        """Gives up what nobody needs."""
+        ...
+
+
 class GatewayAdminServicer:
     """Tells how gateway and workers are, and orders about these what operators want."""
 
@@ -59,12 +75,14 @@ class GatewayAdminServicer:
         workers: Workers,
         pages: StoredPages,
         drain: WorkerDrain,
+        checkpoints: WorkerCheckpoints,
     ) -> None:
         self._gate = gate
         self._look = look
         self._workers = workers
         self._pages = pages
         self._drain = drain
+        self._checkpoints = checkpoints
 
     async def GetGatewayStatus(
         self, request: gateway_pb.GetGatewayStatusRequest, call: Call
@@ -105,6 +123,22 @@ class GatewayAdminServicer:
         credential = call.metadata.get(AUTHORIZATION_KEY)
         async with self._gate.passed(call.method, credential, call.end) as (_, identity):
             return await self._drain.drain(request, _order(call, identity))
+
+    async def ListCheckpoints(
+        self, request: gateway_pb.ListCheckpointsRequest, call: Call
+    ) -> gateway_pb.ListCheckpointsResponse:
+        """What workers have on disk for the time after their death."""
+        credential = call.metadata.get(AUTHORIZATION_KEY)
+        async with self._gate.passed(call.method, credential, call.end) as (_, identity):
+            return await self._checkpoints.list_all(request, _order(call, identity))
+
+    async def PruneCheckpoints(
+        self, request: gateway_pb.PruneCheckpointsRequest, call: Call
+    ) -> gateway_pb.PruneCheckpointsResponse:
+        """Gives up what nobody needs of that."""
+        credential = call.metadata.get(AUTHORIZATION_KEY)
+        async with self._gate.passed(call.method, credential, call.end) as (_, identity):
+            return await self._checkpoints.prune(request, _order(call, identity))
 
 
 def _order(call: Call, identity: Identity, model: str | None = None) -> ForwardedCall:

@@ -5,6 +5,7 @@ import pytest
 from caravan_engine.backends.fake import FakeBackend
 from caravan_engine.domain.paging.moves import Export
 from caravan_engine.domain.paging.page_image import page_key, root_key
+from caravan_engine.domain.paging.pruning import prune
 from caravan_engine.domain.request import ClientKey
 
 TEXT = bytes(range(40))
@@ -156,3 +157,41 @@ def test_another_text_that_shares_pages_keeps_them(make_rig, make_disk):
     rig.step()
     assert page_key(root_key("", "default"), tuple(TEXT[:16])) in disk.pages
     assert rig.kv.store.num_on_disk == len(disk.pages)
+
+
+def test_pruning_leaves_what_running_and_parked_sequences_have(make_rig, make_disk):
+    disk = make_disk()
+    rig = make_rig(disk=disk, num_seats=1, kv=SAVING)
+    rig.complete(rig.submit(b"an old text that nobody needs" * 2, max_output=2))
+    disk.write_some()
+    parked = rig.submit(TEXT, max_output=30, priority=1)
+    for _ in range(8):
+        rig.step()
+    running = rig.submit(b"urgent business, quite long", max_output=20, priority=100)
+    while len(running.tokens) < 36:
+        rig.step()
+    disk.write_some()
+    rig.step()
+    before = len(disk.pages)
+
+    num_pruned = prune(rig.kv)
+
+    assert num_pruned == before - len(disk.pages) > 0
+    assert rig.kv.store.num_on_disk == len(disk.pages)
+    kept = {image.info.tokens[:6] for image in disk.pages.values() if image.info.start == 0}
+    assert kept == {tuple(TEXT[:6]), tuple(b"urgent")}
+    rig.complete(parked, running)
+    assert prune(rig.kv) > 0
+    assert not disk.pages
+
+
+def test_a_pruned_page_that_is_still_in_memory_is_found_there(make_rig, make_disk):
+    disk = make_disk()
+    rig = make_rig(disk=disk, kv=SAVING)
+    rig.complete(rig.submit(TEXT, max_output=2))
+    disk.write_some()
+    rig.step()
+    assert prune(rig.kv) == 2
+    again = rig.submit(TEXT, max_output=2)
+    rig.complete(again)
+    assert again.group.cached_tokens == 39
