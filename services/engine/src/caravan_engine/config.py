@@ -160,10 +160,11 @@ class ContextSettings(Section):
         512, ge=1, description="Most tokens computed in one step (llama.cpp's n_batch)."
     )
     step_time_ms: int = Field(
-        1000,
+        800,
         ge=0,
-        description="Milliseconds that a step is planned to take at most when some requests decode "
-        "and others compute their input, which is then cut into smaller parts; 0: no bound.",
+        description="Milliseconds that long inputs (of more than `token_budget` tokens) are "
+        "planned to hold up at a time those who decode; they are cut into smaller parts. "
+        "0: no bound.",
     )
     micro_batch: int = Field(
         0, ge=0, description="Tokens that one graph computes (n_ubatch); 0 means `token_budget`."

@@ -115,7 +115,7 @@ class WorkerApp:
         bytes_per_token = await in_thread(partial(warm_up, backend))
         facts = backend.facts
         renderer = await self._start_renderer(facts, backend)
-        limits = self._limits(facts, can_share=backend.can_cut)
+        limits = self._limits(facts, backend)
         engine = await self._start_engine(backend, limits, bytes_per_token)
         prompts = PromptMaker(
             backend.vocabulary,
@@ -157,7 +157,7 @@ class WorkerApp:
         )
         return LlamaCppBackend(settings, partial(self._report, LoadPhase.LOADING))
 
-    def _limits(self, facts: ModelFacts, *, can_share: bool) -> SchedulerLimits:
+    def _limits(self, facts: ModelFacts, backend: LlamaCppBackend) -> SchedulerLimits:
         context, queue = self._settings.context, self._settings.queue
         trained = facts.trained_context_tokens or facts.num_cells
         return SchedulerLimits(
@@ -171,8 +171,9 @@ class WorkerApp:
             client_weights=queue.weights,
             refuses_late=queue.refuse_late,
             step_time_s=context.step_time_ms / 1000,
+            attention_tile=backend.attention_tile,
             reader_stall_s=queue.reader_stall_s,
-            can_share=can_share,
+            can_share=backend.can_cut,
             prefetch_lookahead=self._settings.kv.prefetch_lookahead,
         )
 

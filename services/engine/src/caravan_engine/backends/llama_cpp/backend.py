@@ -14,7 +14,7 @@ from caravan_engine.backends.kv_state import parse_kv_state, sort_by_position
 from caravan_engine.backends.llama_cpp.facts import can_cut, read_facts
 from caravan_engine.backends.llama_cpp.loading import LoadLog, Progress, create_context, load_model
 from caravan_engine.backends.llama_cpp.sampler_chains import SamplerChains
-from caravan_engine.backends.llama_cpp.settings import LlamaCppSettings
+from caravan_engine.backends.llama_cpp.settings import KvType, LlamaCppSettings
 from caravan_engine.backends.llama_cpp.vocabulary import LlamaCppVocabulary
 from caravan_engine.domain.model_facts import ModelFacts
 from caravan_engine.domain.paging.page_image import PageImage
@@ -23,6 +23,7 @@ from caravan_engine.domain.sampling.options import SamplingOptions
 from caravan_engine.domain.step import StepPlan
 
 _ALL = -1
+_ATTENTION_TILE = 64  # tokens
 
 
 class LlamaCppBackend:
@@ -67,6 +68,16 @@ class LlamaCppBackend:
     def has_device_memory(self) -> bool:
         """Whether cells lie in the memory of a device, where idle ones cost no time."""
         return self._settings.gpu_layers != 0 and lib.llama_supports_gpu_offload()
+
+    @property
+    def attention_tile(self) -> int | None:
+        """Tokens of a batch for which attention is computed together; None: it isn't.
+
+        That is how ggml does it on a CPU, from one tile on, with unquantized memory
+        (GGML_FA_TILE_Q in its `ggml-cpu/common.h`).
+        """
+        types = {self._settings.key_type, self._settings.value_type}
+        return _ATTENTION_TILE if not self.has_device_memory and types == {KvType.F16} else None
 
     def candidate_filter(self, options: SamplingOptions) -> CandidateFilter | None:
         """See `domain.ports.Backend`."""

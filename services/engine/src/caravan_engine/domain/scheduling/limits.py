@@ -27,6 +27,7 @@ class SchedulerLimits:
     client_weights: Mapping[str, float] = field(default_factory=dict)  # see `ClientWeights`
     refuses_late: bool = True  # whether a deadline that can't be met is refused at once
     step_time_s: float = 0.0  # most of a step with prompts while somebody decodes; 0: no bound
+    attention_tile: int | None = None  # tokens; see `DecodeFirst`
     max_unread_tokens: int = 256  # a sequence whose reader is so far behind pauses
     reader_stall_s: float = 60.0  # and ends after so long
     can_share: bool = True  # whether sequences may have cells in common

@@ -19,11 +19,13 @@ BUDGET = 512
 class Machine:
     """A scheduler on a model of a known speed; what steps take is measured as in a worker."""
 
-    def __init__(self, make_rig, step_time_s, *, token_s=TOKEN_S, growth=0.0, whole_tokens=0):
+    def __init__(
+        self, make_rig, step_time_s, *, token_s=TOKEN_S, growth=0.0, whole_tokens=0, tile=None
+    ):
         self.rates = StepRates()
         self.token_s, self.growth = token_s, growth
-        bound = StepTimeBound(self.rates, step_time_s, whole_tokens=whole_tokens)
-        policy = DecodeFirst(bound if step_time_s else None)
+        bound = StepTimeBound(self.rates, step_time_s, whole_tokens=whole_tokens, tile=tile)
+        policy = DecodeFirst(bound if step_time_s else None, tile=tile)
         self.rig = make_rig(
             FakeBackend(num_cells=8192),
             num_seats=16,
@@ -148,3 +150,36 @@ def test_steps_stay_within_the_bound_while_a_prompt_gets_dearer(make_rig):
         machine.step()
     assert machine.token_s > 1.9 * TOKEN_S
     assert max(seconds for _, seconds in machine.steps) < 0.5 * 1.1
+
+
+def test_large_steps_are_of_prompts_or_of_decoding_by_turns(make_rig):
+    machine = Machine(make_rig, 0, tile=64)
+    machine.chats(8)
+    machine.rig.submit(b"x" * 1200, max_output=1)
+    shapes = [len(machine.step().chunks) for _ in range(6)]
+    assert [machine.steps[at][0] for at in range(6)] == [504, 0, 504, 0, 192, 0]
+    assert shapes == [1, 8, 1, 8, 1, 8]
+
+
+def test_small_steps_are_of_both(make_rig):
+    machine = Machine(make_rig, 0, tile=64)
+    machine.chats(8)
+    machine.rig.submit(b"x" * 55, max_output=1)
+    plan = machine.step()
+    assert (len(plan.chunks), plan.num_tokens) == (9, 63)
+
+
+def test_steps_of_one_kind_stay_within_the_bound_too(make_rig):
+    machine = Machine(make_rig, 0.5, tile=64)
+    machine.chats(8)
+    prompt = machine.rig.submit(b"x" * 4096, max_output=2)
+    gaps, waited_s = [], 0.0
+    while not prompt.output.tokens:
+        has_decoded = any(chunk.is_decode for chunk in machine.step().chunks)
+        waited_s += machine.steps[-1][1]
+        if has_decoded:
+            gaps.append(waited_s)
+            waited_s = 0.0
+    assert max(gaps) < 0.5 * 1.1
+    sizes = {size for size, _ in machine.steps if size}
+    assert sizes - {64} == set()
