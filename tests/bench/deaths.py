@@ -14,7 +14,7 @@ import psutil
 from caravan_testkit.stack import Stack
 from clients import WorkloadFailedError
 from report import Bound, Figure
-from servers import Caravan, Running, Shape, ensure_model, worker_addresses
+from servers import MODEL_FILE, Caravan, Running, Shape, ensure_model, worker_addresses
 from sources import Call
 from workloads import FIRST_ORDINARY_TOKEN, VOCABULARY
 
@@ -102,11 +102,17 @@ def _all_workers(stack: Stack, wanted: int) -> list[psutil.Process]:
     """The workers of a deployment, when as many as wanted take calls."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        workers = stack.workers()
+        workers = [each for each in stack.workers() if _is_of_bench(each)]
         if len(workers) == len(worker_addresses(stack)) == wanted:
             return workers
         time.sleep(0.2)
     raise WorkloadFailedError("workers that don't come back")
+
+
+def _is_of_bench(worker: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return f"{MODEL_FILE.stem}#" in worker.cmdline()[-1]
+    return False
 
 
 def _cpu_s(process: psutil.Process) -> float:
