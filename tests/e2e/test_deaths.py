@@ -1,5 +1,7 @@
 """Random deaths under mixed load: whatever had begun ends whole, and is recorded once.
 
+Streams are read by the SDK, which resumes them when their gateway dies.
+
 A short seeded run; `make soak` runs it for long.
 """
 
@@ -11,16 +13,25 @@ import signal
 import sqlite3
 import threading
 import time
+from collections import defaultdict
+from contextlib import closing
 from dataclasses import dataclass
 
-import grpc
 import psutil
 import pytest
 
-from caravan.inference.v1 import embedding_pb2 as embedding_pb
-from caravan.inference.v1 import generation_pb2 as pb
-from caravan.inference.v1 import inference_service_pb2_grpc as inference_grpc
-from caravan_rpckit.details import error_details
+from caravan_client import (
+    Caravan,
+    CaravanError,
+    Completed,
+    Delta,
+    Dry,
+    Finished,
+    Mirostat,
+    Sampling,
+    Started,
+    Xtc,
+)
 from caravan_testkit.stack import running_stack
 from caravan_testkit.waiting import wait_until
 
@@ -33,16 +44,17 @@ SETTINGS = {
     "CARAVAN_ENGINE__WORKERS__STABLE_AFTER_S": "0",
     "CARAVAN_ENGINE__WORKERS__HANG_TIMEOUT_S": "4",
     "CARAVAN_ENGINE__WORKERS__DRAIN_TIMEOUT_S": "1",
+    "CARAVAN_ENGINE__RETENTION__TIME_S": "20",
     "CARAVAN_GATEWAY__FAILOVER__TIMEOUT_S": "120",
     "CARAVAN_GATEWAY__FAILOVER__POISON_WINDOW_S": "0",  # nothing here is any request's fault
 }
 WORDS = ("tea", "camel", "road", "star", "sand", "well", "moon", "tent", "the", "and")
 SAMPLING = (
-    pb.SamplingOptions(temperature=0),
-    pb.SamplingOptions(temperature=1),
-    pb.SamplingOptions(temperature=1, repeat_penalty=1.2, dry=pb.DryOptions(multiplier=0.8)),
-    pb.SamplingOptions(temperature=1, xtc=pb.XtcOptions(probability=0.5)),
-    pb.SamplingOptions(temperature=1, mirostat=pb.MirostatOptions(tau=4)),
+    Sampling(temperature=0),
+    Sampling(temperature=1),
+    Sampling(temperature=1, repeat_penalty=1.2, dry=Dry(multiplier=0.8)),
+    Sampling(temperature=1, xtc=Xtc(probability=0.5)),
+    Sampling(temperature=1, mirostat=Mirostat(tau=4)),
 )
 STOPS = ((), ("the",), (". ", "\n", "and so"))
 
@@ -61,6 +73,7 @@ class Outcome:
     error: str = ""  # code/reason
     has_begun: bool = False
     output_tokens: int = 0
+    is_generation: bool = True
 
 
 class Caller(threading.Thread):
@@ -74,72 +87,73 @@ class Caller(threading.Thread):
         self._names = (f"deaths-{number}-{count}" for count in itertools.count())
         self.outcomes = []
         self.faults = []
+        self.num_signs = 0  # of life: events, and calls that ended
 
     def run(self):
-        with grpc.insecure_channel(self._stack.address) as channel:
-            stub = inference_grpc.InferenceServiceStub(channel)
+        with Caravan(self._stack.address, api_key=self._stack.admin_key) as client:
             while not self._ending.is_set():
                 outcome = Outcome(next(self._names))
                 self.outcomes.append(outcome)
-                self._call(stub, outcome)
+                self._call(client, outcome)
+                self.num_signs += 1
 
-    def _call(self, stub, outcome):
+    def _call(self, client, outcome):
         call = self._random.choices((self._stream, self._generate, self._embed), (8, 1, 1))[0]
-        metadata = (
-            ("authorization", f"Bearer {self._stack.admin_key}"),
-            ("x-request-id", outcome.request_id),
-        )
         try:
-            call(stub, outcome, {"metadata": metadata, "timeout": 240})
-        except grpc.RpcError as error:
-            details = error_details(error)
-            outcome.error = f"{error.code().name}/{details.reason if details else ''}"
+            call(client, outcome)
+        except CaravanError as error:
+            outcome.error = f"{error.code}/{error.reason}"
             self._ending.wait(0.2)
         except AssertionError as fault:
             self.faults.append(f"{outcome}: {fault}")
 
-    def _stream(self, stub, outcome, options):
-        request = self._request()
-        check = StreamCheck(request)
-        for event in stub.StreamGenerate(request, **options):
-            outcome.has_begun = True
-            check.take(event)
+    def _stream(self, client, outcome):
+        text, options = self._request()
+        check = StreamCheck(options)
+        with client.stream(text, **options) as stream:
+            for event in stream:
+                # One that has not begun is repeated under another name.
+                outcome.has_begun, outcome.request_id = True, stream.request_id
+                self.num_signs += 1
+                check.take(event)
         outcome.output_tokens = check.end()
 
-    def _generate(self, stub, outcome, options):
-        request = self._request()
-        answer = stub.Generate(request, **options)
+    def _generate(self, client, outcome):
+        text, options = self._request()
+        answer = client.generate(text, **options)
+        outcome.request_id = answer.request_id
         outcome.output_tokens = answer.usage.output_tokens
-        assert len(answer.choices) == request.choice_count
+        assert len(answer.choices) == options["num_choices"]
         assert sum(len(each.token_ids) for each in answer.choices) == outcome.output_tokens
 
-    def _embed(self, stub, _outcome, options):
-        text = "tea " * self._random.randrange(1, 200)
-        inputs = [embedding_pb.EmbedInput(text=text)] * self._random.randrange(1, 5)
-        answer = stub.Embed(embedding_pb.EmbedRequest(model="bundled", inputs=inputs), **options)
+    def _embed(self, client, outcome):
+        outcome.is_generation = False
+        inputs = ["tea " * self._random.randrange(1, 200)] * self._random.randrange(1, 5)
+        answer = client.embed(inputs, model="bundled", timeout_s=240)
         assert len(answer.embeddings) == len(inputs)
 
     def _request(self):
         draw = self._random
-        return pb.GenerateRequest(
-            model="bundled",
-            text=" ".join(draw.choices(WORDS, k=draw.randrange(3, 60))),
-            max_output_tokens=draw.randrange(1, 300),
-            ignore_eos=draw.random() < 0.5,
-            seed=draw.randrange(2**32),
-            sampling=draw.choice(SAMPLING),
-            stop=draw.choice(STOPS),
-            choice_count=draw.choice((1, 1, 1, 3)),
-            logprobs=draw.choice((None, pb.LogprobOptions(top_count=2))),
-        )
+        text = " ".join(draw.choices(WORDS, k=draw.randrange(3, 60)))
+        return text, {
+            "model": "bundled",
+            "max_output_tokens": draw.randrange(1, 300),
+            "ignore_eos": draw.random() < 0.5,
+            "seed": draw.randrange(2**32),
+            "sampling": draw.choice(SAMPLING),
+            "stop": draw.choice(STOPS),
+            "num_choices": draw.choice((1, 1, 1, 3)),
+            "logprobs": draw.choice((None, 2)),
+            "timeout_s": 240,
+        }
 
 
 class StreamCheck:
     """Holds the events of a stream against what was asked for, exactly."""
 
-    def __init__(self, request):
-        self._request = request
-        self._texts = dict.fromkeys(range(request.choice_count), "")
+    def __init__(self, options):
+        self._options = options
+        self._texts = dict.fromkeys(range(options["num_choices"]), "")
         self._counts = dict.fromkeys(self._texts, 0)
         self._finished = set()
         self._num_started = 0
@@ -147,18 +161,18 @@ class StreamCheck:
 
     def take(self, event):
         assert self._completed is None
-        match event.WhichOneof("event"):
-            case "started":
+        match event:
+            case Started():
                 self._num_started += 1
-            case "delta":
-                self._take_delta(event.delta)
-            case "finished":
-                index = event.finished.choice_index
+            case Delta():
+                self._take_delta(event)
+            case Finished():
+                index = event.choice_index
                 assert index not in self._finished
-                assert event.finished.output_tokens == self._counts[index]
+                assert event.output_tokens == self._counts[index]
                 self._finished.add(index)
-            case "completed":
-                self._completed = event.completed
+            case Completed():
+                self._completed = event
 
     def end(self):
         """Returns the number of tokens of a stream that ended well."""
@@ -167,21 +181,22 @@ class StreamCheck:
         assert self._finished == set(self._texts)
         assert self._completed.usage.output_tokens == total
         for text in self._texts.values():
-            assert not any(stop in text for stop in self._request.stop)
+            assert not any(stop in text for stop in self._options["stop"])
         return total
 
     def _take_delta(self, delta):
         assert delta.choice_index not in self._finished
         assert delta.token_offset == self._counts[delta.choice_index]
-        if self._request.HasField("logprobs"):
+        if self._options["logprobs"] is not None:
             assert len(delta.logprobs) == len(delta.token_ids)
         self._counts[delta.choice_index] += len(delta.token_ids)
         self._texts[delta.choice_index] += delta.text
 
 
-def end_somebody(stack, draw):
+def end_somebody(stack, draw, callers):
     """One death of the deployment, or a process that stands still for a while."""
-    kind = draw.choices(("worker", "pause", "host", "restart", "other"), (12, 3, 2, 1, 2))[0]
+    kinds = ("worker", "pause", "host", "restart", "gateway", "other")
+    kind = draw.choices(kinds, (12, 3, 2, 1, 4, 2))[0]
     workers = stack.workers()
     if kind in ("worker", "pause") and workers:
         worker = draw.choice(workers)
@@ -191,9 +206,27 @@ def end_somebody(stack, draw):
             if worker.is_running():
                 worker.send_signal(signal.SIGCONT)
         return
+    if kind == "gateway":
+        end_gateway(stack, draw, callers)
+        return
     service = draw.choice(("policy", "telemetry")) if kind == "other" else "engine"
     stack.kill(service, signal.SIGTERM if kind == "restart" else signal.SIGKILL)
     stack.start(service)
+
+
+def end_gateway(stack, draw, callers):
+    """Ends the gateway and waits until all that it served goes on.
+
+    A worker that died meanwhile would take streams with it that nobody but it had.
+    """
+    stack.kill("gateway", draw.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)))
+    before = {caller: caller.num_signs for caller in callers}
+    stack.start("gateway")
+    wait_until(
+        lambda: all(caller.num_signs > before[caller] for caller in callers),
+        timeout_s=90,
+        what="signs of all callers",
+    )
 
 
 @pytest.mark.slow
@@ -206,7 +239,7 @@ def test_random_deaths_lose_repeat_and_charge_nothing_twice(mortal_stack):
     for _ in range(NUM_DEATHS):
         time.sleep(draw.uniform(1, 3))
         try:
-            end_somebody(mortal_stack, draw)
+            end_somebody(mortal_stack, draw, callers)
         except psutil.NoSuchProcess:
             continue  # it was quicker
     time.sleep(2)
@@ -225,21 +258,36 @@ def test_random_deaths_lose_repeat_and_charge_nothing_twice(mortal_stack):
 
 
 def check_records(stack, outcomes):
-    """A call that went well is recorded once, with exactly its tokens; others at most once."""
-    for service in ("policy", "telemetry", "engine"):
+    """A call that went well is recorded once, with exactly its tokens; no call is twice.
+
+    The record of an embedding may die with its gateway.
+    """
+    for service in ("policy", "telemetry", "engine", "gateway"):
         stack.wait_ready(service)
     spooled = "caravan_gateway_usage_spool_depth"
     wait_until(lambda: metric(stack, spooled) == 0, timeout_s=60, what="the records")
-    connection = sqlite3.connect(stack.home / "telemetry" / "telemetry.db")
-    rows = connection.execute(
-        "SELECT request_id, status_code, output_tokens FROM request_records"
-        " WHERE request_id LIKE 'deaths-%'"
-    ).fetchall()
-    connection.close()
-    recorded = {request_id: (status, tokens) for request_id, status, tokens in rows}
-    assert len(recorded) == len(rows)
-    well = {each.request_id: (0, each.output_tokens) for each in outcomes if not each.error}
-    assert {key: value for key, value in recorded.items() if key in well} == well
+    well = {
+        each.request_id: (0, each.output_tokens)
+        for each in outcomes
+        if each.is_generation and not each.error
+    }
+    # Those that died with their gateway come from the worker, when it has waited long enough.
+    wait_until(lambda: well.keys() <= recorded(stack).keys(), timeout_s=90, what="all records")
+    found = recorded(stack)
+    assert {name: found[name] for name in well} == {name: [value] for name, value in well.items()}
+    assert {name: each for name, each in found.items() if len(each) > 1} == {}
+
+
+def recorded(stack):
+    """Status and tokens of each record, by the name of its call."""
+    with closing(sqlite3.connect(stack.home / "telemetry" / "telemetry.db")) as connection:
+        rows = connection.execute(
+            "SELECT request_id, status_code, output_tokens FROM request_records"
+        ).fetchall()
+    found = defaultdict(list)
+    for request_id, *values in rows:
+        found[request_id].append(tuple(values))
+    return found
 
 
 def check_leftovers(stack):

@@ -98,7 +98,8 @@ async def test_only_a_stream_that_says_so_is_kept(client, worker):
     await events_of(begin(client, "3"))
     await events_of(begin(client, "3", resumable=False))
     await client.generate("3", metadata=(*client.metadata, RESUMABLE))
-    assert [run.HasField("retention") for run in worker.runs] == [True, False, False]
+    assert [run.retention.resumable for run in worker.runs] == [True, False, False]
+    assert all(run.retention.usage_id for run in worker.runs)
 
 
 async def test_the_worker_gets_the_record_as_it_began(client, worker, telemetry):
@@ -134,6 +135,8 @@ async def test_who_leaves_another_stream_is_recorded_here(client, worker, teleme
     await left(client, worker, resumable=False)
     (record,) = await records(telemetry)
     assert record.status_code == CANCELLED
+    await until(lambda: worker.dropped, "word to the worker")
+    assert worker.dropped == [record.id]
 
 
 async def test_a_stream_that_has_not_begun_is_recorded_by_who_began_it(client, worker, telemetry):

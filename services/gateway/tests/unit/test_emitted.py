@@ -1,6 +1,8 @@
+from array import array
+
 import pytest
 
-from caravan_gateway.domain.emitted import BrokenSequenceError, Emitted
+from caravan_gateway.domain.emitted import BrokenSequenceError, Emitted, EmittedChoice
 from caravan_gateway.domain.inference_facts import (
     CompletedFacts,
     DeltaFacts,
@@ -66,3 +68,13 @@ def test_what_does_not_follow_is_refused(emitted, facts):
     emitted.take(FinishedFacts(1, "length", 0))
     with pytest.raises(BrokenSequenceError):
         emitted.take(facts)
+
+
+def test_a_client_that_comes_back_hears_once_more_that_it_started():
+    has = EmittedChoice(array("I", [5, 6]), 2.5)
+    emitted = Emitted.of_resumed("d1", 2, [has])
+    assert emitted.has_begun
+    assert emitted.take(StartedFacts("d1", 4, 0))
+    assert not emitted.take(StartedFacts("d1", 4, 0))
+    assert emitted.take(DeltaFacts(0, 2, [7]))
+    assert list(next(emitted.choices(1)).token_ids) == [5, 6, 7]

@@ -53,6 +53,7 @@ class World:
         self.pauses_s = []
         self.scripts = {}
         self.runs = []
+        self.disowned = []
         self.sleeps_s = []
         self._make_endpoint = make_endpoint
         self._catalog = ModelCatalog(["a:1"])
@@ -83,6 +84,9 @@ class World:
             if isinstance(step, Exception):
                 raise step
             yield RunEvent(step, step)
+
+    def disown(self, endpoint, call):
+        self.disowned.append(endpoint.worker_id)
 
     def completed(self, call):
         facts = CompletedFacts(4, 0, call.emitted.num_tokens, 0.0)
@@ -246,3 +250,29 @@ async def test_suspects_go_on_one_at_a_time_and_the_culprit_fails_alone(world, l
     assert ends[0].metadata == {"model": "tiny", "deaths": "3"}  # two in company, one on trial
     assert all(events[-1] == ending(1)[-1] for events in ends[1:])
     assert world.outcomes.count(FailoverOutcome.POISON) == 1
+
+
+async def test_a_worker_that_a_kept_stream_left_is_told_so(world, leased):
+    world.workers(w1=[[STARTED, *tokens(0, 2), DIED]])
+    call = leased()
+    call.usage_id = "u1"
+    world.workers(w2=[[STARTED, *tokens(2, 1), *ending(3)]])
+    await world.read(call)
+    assert world.disowned == ["w1"]
+    assert call.kept_on.worker_id == "w2"
+
+
+async def test_a_stream_that_goes_on_where_it_was_is_left_alone(world, leased):
+    world.workers(w1=[[STARTED, *tokens(0, 2), DIED], [STARTED, *tokens(2, 1), *ending(3)]])
+    call = leased()
+    call.usage_id = "u1"
+    await world.read(call)
+    assert world.disowned == []
+
+
+async def test_a_call_that_nobody_keeps_count_of_is_told_to_nobody(world, leased):
+    world.workers(w1=[[STARTED, *tokens(0, 2), DIED]])
+    call = leased()
+    world.workers(w2=[[STARTED, *tokens(2, 1), *ending(3)]])
+    await world.read(call)
+    assert world.disowned == []

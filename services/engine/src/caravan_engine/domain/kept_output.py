@@ -51,13 +51,21 @@ class KeptOutput:
                              no deltas      deltas
     """
 
-    def __init__(self, earlier: Sequence[Emitted] = (), retold: Sequence[Delta] = ()) -> None:
+    def __init__(
+        self,
+        earlier: Sequence[Emitted] = (),
+        retold: Sequence[Delta] = (),
+        *,
+        keeps_events: bool = True,
+    ) -> None:
         """Begins with what other workers did.
 
         Args:
             earlier: What there is of each choice, by index.
             retold: The deltas of all of it, if they can be told again.
+            keeps_events: Whether more than the count of tokens is wanted.
         """
+        self._keeps_events = keeps_events
         self.has_begun = bool(earlier)
         self.started: Started | None = None
         self.completed: Completed | None = None
@@ -157,6 +165,8 @@ class KeptOutput:
         return events if self.completed is None else [*events, self.completed]
 
     def _keep(self, event: Delta | Finished) -> None:
+        if not self._keeps_events:
+            return
         self._events.append(event)
         self.num_bytes += _size_of(event)
 

@@ -13,6 +13,7 @@ from caravan_engine.rpc.convert import to_continuation, to_finished
 from caravan_engine.rpc.request_journaling import RunFollower
 from caravan_engine.runtime.output_stream import OutputStream
 from caravan_engine.runtime.retained_streams import (
+    EventSource,
     RetainedStream,
     RetainedStreams,
     StreamName,
@@ -76,14 +77,22 @@ class StreamKeeping:
                 yield event
 
     async def keep(self, run: worker_pb.RunRequest, request: GenerationRequest) -> RetainedStream:
-        """Begins a generation that is kept."""
+        """Begins a generation that is kept, or only counted."""
         await self._prepare(request)
+        is_kept = run.retention.resumable
         earlier = request.continuation.choices if request.continuation else ()
-        output = KeptOutput(earlier, self._engine.retell(request) if earlier else ())
+        retold = self._engine.retell(request) if earlier and is_kept else ()
+        output = KeptOutput(earlier, retold, keeps_events=is_kept)
         origin = StreamOrigin(
-            name_of(run.caller), run.retention.usage_id, run, order_bytes=run.ByteSize()
+            name_of(run.caller),
+            run.retention.usage_id,
+            run if is_kept else _without_request(run),
+            order_bytes=run.ByteSize() if is_kept else 0,
+            is_resumable=is_kept,
         )
-        source = self._journal.follow(run, request, self._engine.submit(request))
+        source: EventSource = self._engine.submit(request)
+        if is_kept:
+            source = self._journal.follow(run, request, source)
         return self._streams.keep(origin, source, output)
 
     async def catch_up(self, request: GenerationRequest, choice_index: int) -> Emitted:
@@ -144,7 +153,12 @@ class StreamKeeping:
     def _kept(self, run: worker_pb.RunRequest, emitted: Sequence[Emitted]) -> RetainedStream | None:
         """The generation that a Run goes on with, if it is here."""
         stream = self._streams.of_usage(run.retention.usage_id)
-        is_same = stream is not None and bool(emitted) and stream.output.follows(emitted)
+        is_same = (
+            stream is not None
+            and run.retention.resumable
+            and bool(emitted)
+            and stream.output.follows(emitted)
+        )
         return stream if is_same else None
 
 
@@ -156,3 +170,8 @@ def name_of(caller: worker_pb.Caller) -> StreamName:
 def choice_count_of(run: worker_pb.RunRequest) -> int:
     """How many choices a request has."""
     return run.request.choice_count if run.request.HasField("choice_count") else 1
+
+
+def _without_request(run: worker_pb.RunRequest) -> worker_pb.RunRequest:
+    """What accounting needs of a run, which is small."""
+    return worker_pb.RunRequest(caller=run.caller, retention=run.retention)

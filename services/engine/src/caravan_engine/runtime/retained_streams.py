@@ -1,5 +1,8 @@
 """Keeps generations whose reader may come back, and lets them go on while it is away.
 
+Of others it keeps for a while how many tokens they have: their gateway may have died before it
+wrote that down.
+
 Whoever wants a generation kept calls `RetainedStreams.keep`, and `read` of what that returns, or
 `leave_alone` where there is no reader yet. Knows no gRPC.
 """
@@ -21,9 +24,10 @@ from caravan_rpckit.errors import CaravanError
 class RetentionLimits:
     """How long and how much is kept."""
 
-    time_s: float = 60.0  # without a reader; 0 keeps nothing
+    time_s: float = 60.0  # without a reader; 0: all end with their reader
     stream_bytes: int = 2**20  # of one generation, which waits for its reader when it has so many
     total_bytes: int = 256 * 2**20  # of all; beyond that those go whose reader left first
+    account_s: float = 60.0  # for which others wait for somebody to account for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +44,14 @@ class StreamOrigin:
     """Where a generation comes from.
 
     `usage_id` is unique. `order` is how it was asked for, which nobody here looks into, and
-    `order_bytes` its size.
+    `order_bytes` its size. One that is not `is_resumable` ends with its reader.
     """
 
     name: StreamName
     usage_id: str
     order: object = field(repr=False)
     order_bytes: int = 0
+    is_resumable: bool = True
 
 
 class EventSource(Protocol):
@@ -146,14 +151,15 @@ class RetainedStream:
             self.leave_alone()
 
     def leave_alone(self) -> None:
-        """Lets it go on without a reader; ends it where it isn't kept."""
+        """Lets it go on without a reader, or ends it."""
         if not self.output.has_begun:
             self.is_accounted = True  # nothing was told of it, so there is nothing to resume
             self.stop()
             self._streams.forget(self)
         elif not self._streams.left(self):
-            self.stop()
             self._streams.abandon(self)
+        elif not self._streams.is_resumable(self):
+            self.stop()
         elif not self.is_over:
             self._pump = asyncio.get_running_loop().create_task(self._read_alone())
 
@@ -247,11 +253,16 @@ class RetainedStreams:
             earlier.stop()
             self.forget(earlier)
         stream = RetainedStream(self, origin, source, output or KeptOutput())
-        if self._limits.time_s > 0:
-            self._by_usage[origin.usage_id] = self._by_name[origin.name] = stream
-            self._sizes[stream] = 0
-            self.grew(stream, is_read=True)
+        self._by_usage[origin.usage_id] = stream
+        if self.is_resumable(stream):
+            self._by_name[origin.name] = stream
+        self._sizes[stream] = 0
+        self.grew(stream, is_read=True)
         return stream
+
+    def is_resumable(self, stream: RetainedStream) -> bool:
+        """Whether it goes on without a reader."""
+        return stream.origin.is_resumable and self._limits.time_s > 0
 
     def named(self, name: StreamName) -> RetainedStream | None:
         """The generation that its owner calls so."""
@@ -266,6 +277,8 @@ class RetainedStreams:
         for usage_id in (*recorded, *dropped):
             if stream := self._by_usage.get(usage_id):
                 stream.is_accounted = True
+                if not (stream.is_read or self.is_resumable(stream)):
+                    self.forget(stream)
         for usage_id in dropped:
             if stream := self._by_usage.get(usage_id):
                 stream.stop()
@@ -294,10 +307,11 @@ class RetainedStreams:
 
     def left(self, stream: RetainedStream) -> bool:
         """Its reader left; returns whether it is kept."""
-        if stream not in self._sizes:
+        if stream not in self._sizes or (stream.is_accounted and not self.is_resumable(stream)):
             return False
-        abandon = self.abandon
-        self._left[stream] = self._call_later(self._limits.time_s, lambda: abandon(stream))
+        limits, abandon = self._limits, self.abandon
+        time_s = limits.time_s if self.is_resumable(stream) else limits.account_s
+        self._left[stream] = self._call_later(time_s, lambda: abandon(stream))
         return True
 
     def is_full(self, stream: RetainedStream) -> bool:

@@ -11,6 +11,7 @@ from caravan_rpckit.channel import open_channel
 from caravan_rpckit.tls import TlsIdentity
 
 _TELEMETRY = "telemetry"
+_ACCOUNT_S = 60.0
 
 
 def open_retained_streams(
@@ -20,7 +21,12 @@ def open_retained_streams(
     usage = _open_usage(settings.telemetry_address, tls, resources)
     limits = settings.retention
     streams = RetainedStreams(
-        RetentionLimits(limits.time_s, limits.stream_bytes, limits.total_bytes),
+        RetentionLimits(
+            limits.time_s,
+            limits.stream_bytes,
+            limits.total_bytes,
+            account_s=limits.time_s or _ACCOUNT_S,
+        ),
         on_abandoned=usage.abandoned,
         clock=time.monotonic,
         call_later=asyncio.get_running_loop().call_later,

@@ -117,6 +117,14 @@ def test_an_end_that_only_another_worker_knew_can_not_be_told():
     assert output.history([Received(1, is_finished=True)], 1) is not None
 
 
+def test_of_what_nobody_resumes_only_tokens_are_counted():
+    output = KeptOutput(keeps_events=False)
+    for event in (STARTED, delta(0, 1, 2), finished(2), COMPLETED):
+        output.take(event)
+    assert (output.output_tokens, [each.output_tokens for each in output.finished]) == (2, [2])
+    assert output.after([]) == [STARTED, COMPLETED]
+
+
 def test_only_the_same_tokens_follow():
     output = output_of(STARTED, delta(0, 1, 2), delta(2, 3))
     assert output.follows((Emitted((1, 2)),))

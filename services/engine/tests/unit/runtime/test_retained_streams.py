@@ -94,9 +94,14 @@ class World:
             call_later=self.timers.call_later,
         )
 
-    def begin(self, name="call", usage_id=None, output=None):
+    def begin(self, name="call", usage_id=None, output=None, *, resumable=True):
         source = Source()
-        origin = StreamOrigin(StreamName("t", "p", name), usage_id or f"usage-{name}", object())
+        origin = StreamOrigin(
+            StreamName("t", "p", name),
+            usage_id or f"usage-{name}",
+            object(),
+            is_resumable=resumable,
+        )
         return source, self.streams.keep(origin, source, output)
 
 
@@ -406,7 +411,33 @@ async def test_without_time_nothing_is_kept(make_world):
     assert world.streams.named(stream.origin.name) is None
     await reader.leave()
     assert source.is_closed
+    world.timers.ring()
     assert world.abandoned == [stream]
+
+
+async def test_what_can_not_be_resumed_ends_with_its_reader_and_waits_for_its_account(world):
+    source, stream = world.begin(resumable=False)
+    source.send(STARTED, delta(0, 1))
+    reader = Reader(stream)
+    await reader.got(2)
+    assert world.streams.named(stream.origin.name) is None
+    await reader.leave()
+    assert source.is_closed
+    assert world.abandoned == []
+    world.timers.ring()
+    assert world.abandoned == [stream]
+    assert stream.output.output_tokens == 1
+    assert len(world.streams) == 0
+
+
+async def test_what_can_not_be_resumed_is_forgotten_when_it_is_accounted_for(world):
+    source, stream = world.begin(resumable=False)
+    source.send(STARTED, delta(0, 1), FINISHED, COMPLETED, None)
+    assert len(await Reader(stream).end()) == 4
+    world.streams.release([stream.origin.usage_id], [])
+    assert (len(world.streams), world.streams.num_unread) == (0, 0)
+    world.timers.ring()
+    assert world.abandoned == []
 
 
 async def test_a_recovered_generation_goes_on_before_anybody_reads_it(world):

@@ -84,7 +84,7 @@ def run_request_to(call: InferenceCall, traceparent: str, gateway_id: str) -> wo
     """What the worker is asked: the client's request with everything open filled in.
 
     Nothing of the client's metadata goes along; who is calling is said here and nowhere else.
-    Where the client may come back, the call's record goes along as it is so far.
+    The call's record goes along as it is so far.
 
     Raises:
         TypeError: the call was not made from a GenerateRequest.
@@ -98,10 +98,11 @@ def run_request_to(call: InferenceCall, traceparent: str, gateway_id: str) -> wo
     run.caller.CopyFrom(caller_to(call, call.identity, traceparent))
     if call.emitted.has_begun:
         run.continuation.CopyFrom(_continuation_to(call))
-    if call.is_resumable:
+    if call.usage_id:
         usage = record_of(call, call.identity, call.usage_id, call.start_s)
         begun = replace(usage, output_tokens=0, finish_reasons=())
         run.retention.usage_id = call.usage_id
+        run.retention.resumable = call.is_resumable
         run.retention.usage_record = usage_to(begun, gateway_id)
     return run
 

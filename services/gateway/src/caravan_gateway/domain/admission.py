@@ -181,7 +181,7 @@ class Record(Stage):
 
 
 class Keep(Stage):
-    """Sees to it that one place accounts for each stream that outlives its call."""
+    """Sees to it that somebody accounts for each generation, also if this gateway dies."""
 
     name = "keep"
 
@@ -190,14 +190,14 @@ class Keep(Stage):
         self._new_id = new_id
 
     async def admit(self, call: InferenceCall) -> None:
-        """Sets `usage_id`, by which worker, gateways and telemetry know the stream."""
-        if call.is_resumable:
+        """Sets `usage_id`, by which worker, gateways and telemetry know the generation."""
+        if isinstance(call.spec, GenerationSpec):
             call.usage_id = call.usage_id or self._new_id()
 
     def settle(self, call: InferenceCall) -> None:
         """Tells the worker that the record is written; comes after the record stage."""
         worker = worker_to_tell(call)
-        if call.is_resumable and worker is not None:
+        if call.usage_id and worker is not None:
             self._ledger.accounted(worker, call.usage_id, is_wanted=not call.outcome.reason)
 
 

@@ -212,7 +212,7 @@ class _Journey:
         """Ends what lost workers may still do; the one that it is back at goes on with it."""
         lost, self._lost = self._lost, []
         for endpoint in lost:
-            if self._call.is_resumable and endpoint != back_at:
+            if self._call.usage_id and endpoint != back_at:
                 self._runner.workers.disown(endpoint, self._call)
 
     async def _pause(self) -> None:

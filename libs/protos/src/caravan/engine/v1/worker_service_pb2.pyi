@@ -47,7 +47,7 @@ class RunRequest(_message.Message):
 
     @_builtins.property
     def retention(self) -> Global___Retention:
-        """Set where the client may come back for the stream; unset ends the generation with its reader."""
+        """Who accounts for the generation, and whether it outlives its reader; unset is a no to both."""
 
     def __init__(
         self,
@@ -67,27 +67,31 @@ Global___RunRequest: _TypeAlias = RunRequest  # noqa: Y015
 
 @_typing.final
 class Retention(_message.Message):
-    """Retention is what a worker has to know to keep a generation whose reader is gone."""
+    """Retention is what a worker has to know of a generation whose gateway may die."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     USAGE_ID_FIELD_NUMBER: _builtins.int
     USAGE_RECORD_FIELD_NUMBER: _builtins.int
+    RESUMABLE_FIELD_NUMBER: _builtins.int
     usage_id: _builtins.str
     """Names the generation, and its usage record."""
     usage_record: _builtins.bytes
     """The usage record as it began, a `caravan.telemetry.v1.UsageRecord`. The worker completes it and
     sends it to telemetry where nobody comes back who would.
     """
+    resumable: _builtins.bool
+    """Whether the client may come back for the stream: then it goes on without its reader."""
     def __init__(
         self,
         *,
         usage_id: _builtins.str = ...,
         usage_record: _builtins.bytes = ...,
+        resumable: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["usage_id", b"usage_id", "usage_record", b"usage_record"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["resumable", b"resumable", "usage_id", b"usage_id", "usage_record", b"usage_record"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -369,7 +373,7 @@ class ReleaseStreamsRequest(_message.Message):
     DROPPED_USAGE_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def recorded_usage_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Their usage record is written. They are still kept for their clients."""
+        """Their usage record is written. Those that can be resumed are still kept for their clients."""
 
     @_builtins.property
     def dropped_usage_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
