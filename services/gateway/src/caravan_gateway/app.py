@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import logging
-import secrets
 import time
-import uuid
 from collections.abc import Coroutine
 from functools import partial
 from importlib import metadata
@@ -21,7 +19,7 @@ from caravan.policy.v1 import policy_admin_service_pb2 as policy_pb
 from caravan.telemetry.v1 import trace_query_service_pb2 as trace_query_pb
 from caravan_gateway.clients.convert import usage_to
 from caravan_gateway.clients.engine_hosts import EngineHosts
-from caravan_gateway.clients.failures import loss_of, outcome_of
+from caravan_gateway.clients.failures import loss_of
 from caravan_gateway.clients.forwarding import ServiceForwarder
 from caravan_gateway.clients.kept_streams import KeptStreams
 from caravan_gateway.clients.policy_client import PolicyClient
@@ -32,18 +30,6 @@ from caravan_gateway.clients.worker_channels import WorkerChannels
 from caravan_gateway.clients.worker_checkpoints import WorkerCheckpoints
 from caravan_gateway.clients.worker_drain import WorkerDrain
 from caravan_gateway.config import GatewaySettings
-from caravan_gateway.domain.admission import (
-    Authenticate,
-    Authorize,
-    Keep,
-    Measure,
-    Reclaim,
-    Record,
-    Route,
-    Stage,
-    Stream,
-    Validate,
-)
 from caravan_gateway.domain.authenticator import AuthenticationLimits, Authenticator
 from caravan_gateway.domain.authorizer import Authorizer
 from caravan_gateway.domain.circuit_breaker import CircuitBreakers
@@ -62,6 +48,7 @@ from caravan_gateway.metrics import (
     UsageMetrics,
     declare_gauges,
 )
+from caravan_gateway.pipelines import PipelineParts, Pipelines
 from caravan_gateway.rpc.convert_specs import spec_from
 from caravan_gateway.rpc.gateway_admin_servicer import GatewayAdminServicer
 from caravan_gateway.rpc.inference_servicer import InferenceServicer
@@ -73,7 +60,6 @@ from caravan_gateway.runtime.access import AccessGate
 from caravan_gateway.runtime.call_spans import CallSpans
 from caravan_gateway.runtime.failover import FailingOver, FailoverTools
 from caravan_gateway.runtime.gateway_status import Dependency, GatewayStatus
-from caravan_gateway.runtime.inference_pipeline import InferencePipeline
 from caravan_gateway.runtime.live_calls import LiveCalls
 from caravan_gateway.runtime.policy_sync import PolicySync
 from caravan_gateway.runtime.stream_ledger import StreamLedger
@@ -273,32 +259,21 @@ class GatewayApp:
         )
         self._run_in_background(self._hosts.run(), "engine watch")
 
-    def _pipelines(self) -> tuple[InferencePipeline, InferencePipeline]:
-        """The way of every inference call, and that of one which goes on with a stream."""
-        begin = (
-            Authenticate(self._authenticator),
-            Authorize(self._authorizer, self._catalog),
-        )
-        begun = (
-            Stream(self._make_runner()),
-            Measure(GenerationMetrics(self._instruments, clock=time.monotonic).observe),
-            Record(self._usage, new_id=_new_id, clock=time.monotonic),
-            Keep(self._start_ledger(), new_id=_new_id),
-        )
-        new = (
-            Validate(draw_seed=lambda: secrets.randbits(64)),
-            Route(self._catalog, self._router),
-        )
-        resumed = (Reclaim(self._catalog, self._router, self._streams),)
-        return self._pipeline((*begin, *new, *begun)), self._pipeline((*begin, *resumed, *begun))
-
-    def _pipeline(self, stages: tuple[Stage, ...]) -> InferencePipeline:
-        return InferencePipeline(
-            stages,
-            self._live_calls,
-            outcome_of=outcome_of,
-            clock=time.monotonic,
-            spans=CallSpans(self._tracing.tracer),
+    def _make_pipelines(self) -> Pipelines:
+        return Pipelines(
+            PipelineParts(
+                authenticator=self._authenticator,
+                authorizer=self._authorizer,
+                catalog=self._catalog,
+                router=self._router,
+                streams=self._streams,
+                runner=self._make_runner(),
+                metrics=GenerationMetrics(self._instruments, clock=time.monotonic),
+                usage=self._usage,
+                ledger=self._start_ledger(),
+                live_calls=self._live_calls,
+                spans=CallSpans(self._tracing.tracer),
+            )
         )
 
     def _start_ledger(self) -> StreamLedger:
@@ -349,11 +324,11 @@ class GatewayApp:
         )
 
     def _add_servicers(self) -> None:
-        pipeline, resuming = self._pipelines()
+        pipelines = self._make_pipelines()
         gate = AccessGate(self._live_calls, self._authenticator, self._authorizer, self._catalog)
         limit = self._settings.server.max_response_bytes
         servicers = (
-            InferenceServicer(pipeline, max_response_bytes=limit),
+            InferenceServicer(pipelines.beginning, max_response_bytes=limit),
             ModelServicer(gate, self._hosts),
             PolicyAdminServicer(gate, self._policy_admin),
             GatewayAdminServicer(
@@ -365,7 +340,7 @@ class GatewayApp:
                 WorkerCheckpoints(self._catalog, self._workers),
             ),
             TraceQueryServicer(gate, self._traces),
-            StreamServicer(resuming, gate, self._streams),
+            StreamServicer(pipelines.resuming, gate, self._streams),
         )
         for servicer, descriptor in zip(servicers, _PUBLIC_SERVICES, strict=True):
             self._server.add(servicer, descriptor)
@@ -442,10 +417,6 @@ class GatewayApp:
         task = asyncio.create_task(work, name=name)
         task.add_done_callback(_log_death)
         self._resources.push_async_callback(_end, task)
-
-
-def _new_id() -> str:
-    return uuid.uuid4().hex
 
 
 def _log_death(task: asyncio.Task[None]) -> None:

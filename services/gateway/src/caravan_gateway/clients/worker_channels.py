@@ -186,7 +186,12 @@ class WorkerChannels:
     async def release_streams(
         self, endpoint: Endpoint, request: worker_pb.ReleaseStreamsRequest, timeout_s: float
     ) -> bool:
-        """Tells a worker which streams are accounted for; returns whether it heard it."""
+        """Tells a worker which streams are accounted for.
+
+        Returns whether it heard it, or is gone: then it has no channel, and gets no new one.
+        """
+        if endpoint.worker_id not in self._workers:
+            return True
         with self._borrowed(endpoint) as worker:
             try:
                 await worker.stub.ReleaseStreams(request, timeout=timeout_s)

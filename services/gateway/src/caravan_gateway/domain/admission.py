@@ -1,4 +1,4 @@
-"""The stages that every inference call passes, in the order of one list (see `app.py`).
+"""The stages that every inference call passes, in the order of one list (see `pipelines.py`).
 
 A stage has three moments: `admit` before anything runs, `follow` around the stream of events, and
 `settle` when all is over. Limits, filters or a cache are one more entry in the list.

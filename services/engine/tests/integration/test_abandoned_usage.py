@@ -1,0 +1,165 @@
+"""Records of generations that nobody came back for reach a telemetry service."""
+
+import asyncio
+
+import grpc
+import pytest
+
+from caravan.engine.v1 import worker_service_pb2 as worker_pb
+from caravan.telemetry.v1 import ingest_service_pb2 as ingest_pb
+from caravan.telemetry.v1 import usage_pb2 as usage_pb
+from caravan_engine.clients.abandoned_usage import AbandonedUsage
+from caravan_engine.domain.errors import DeadlineExceededError
+from caravan_engine.domain.events import Completed, Delta, Finished, FinishReason, Started, Timings
+from caravan_engine.runtime.retained_streams import (
+    RetainedStreams,
+    RetentionLimits,
+    StreamName,
+    StreamOrigin,
+)
+from caravan_rpckit.channel import open_channel
+from caravan_rpckit.errors import CaravanError, Reason
+from caravan_rpckit.server import RpcServer
+from caravan_rpckit.tls import TlsIdentity
+
+INGEST = ingest_pb.DESCRIPTOR.services_by_name["IngestService"]
+STARTED = Started(5, 2)
+NOW_S = 1_000_002.5
+
+
+class AwayError(CaravanError):
+    reason = Reason.DEPENDENCY_UNAVAILABLE
+
+
+class Ingest:
+    """Keeps the records that it is sent; away for as many calls as `num_refusals` says."""
+
+    def __init__(self):
+        self.records = asyncio.Queue()
+        self.num_refusals = 0
+
+    async def IngestUsage(self, request, _call):
+        if self.num_refusals:
+            self.num_refusals -= 1
+            raise AwayError("away")
+        for record in request.records:
+            self.records.put_nowait(record)
+        return ingest_pb.IngestUsageResponse(stored_count=len(request.records))
+
+    async def StreamWorkerStats(self, _requests, _call):
+        return ingest_pb.StreamWorkerStatsResponse()
+
+
+class Source:
+    """Plays events, and errors."""
+
+    def __init__(self, *script):
+        self._script = list(script)
+
+    def close(self):
+        pass
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        if not self._script:
+            raise StopAsyncIteration
+        step = self._script.pop(0)
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+
+@pytest.fixture
+async def ingest(certified_home):
+    ingest = Ingest()
+    server = RpcServer("127.0.0.1:0", tls=TlsIdentity.in_home(certified_home, "telemetry"))
+    server.add(ingest, INGEST, peers=("engine",))
+    await server.start()
+    ingest.address = f"127.0.0.1:{server.port}"
+    yield ingest
+    await server.stop(0)
+
+
+@pytest.fixture
+async def usage(ingest, certified_home):
+    tls = TlsIdentity.in_home(certified_home, "engine")
+    channel = open_channel(ingest.address, tls=tls, server_name="telemetry")
+    usage = AbandonedUsage(channel, now_s=lambda: NOW_S)
+    task = asyncio.create_task(usage.run())
+    yield usage
+    task.cancel()
+    await asyncio.wait({task})
+    await channel.close()
+
+
+async def abandoned(usage, *script, usage_id="u1"):
+    """A generation that played its script and was given up."""
+    streams = RetainedStreams(
+        RetentionLimits(),
+        on_abandoned=usage.abandoned,
+        clock=lambda: 0.0,
+        call_later=asyncio.get_running_loop().call_later,
+    )
+    begun = usage_pb.UsageRecord(id=usage_id, request_id="r1", tenant="t", principal="p")
+    begun.start_time.FromSeconds(1_000_000)
+    retention = worker_pb.Retention(
+        usage_id=usage_id, usage_record=begun.SerializeToString(), resumable=True
+    )
+    run = worker_pb.RunRequest(retention=retention)
+    origin = StreamOrigin(StreamName("t", "p", "r1"), usage_id, run)
+    stream = streams.keep(origin, Source(*script))
+    stream.output.take(STARTED)
+    stream.leave_alone()
+    while not stream.is_over:
+        await asyncio.sleep(0)
+    streams.close()
+
+
+async def record_of(ingest):
+    async with asyncio.timeout(20):
+        return await ingest.records.get()
+
+
+async def test_what_ended_well_is_recorded_so(ingest, usage):
+    await abandoned(
+        usage,
+        Delta(0, "ab", (1, 2), 0),
+        Finished(0, FinishReason.LENGTH, None, 2),
+        Completed(5, 2, 2, Timings(0.25, 1, 1)),
+    )
+    record = await record_of(ingest)
+    assert (record.id, record.request_id, record.tenant) == ("u1", "r1", "t")
+    assert (record.status_code, record.error_reason) == (0, "")
+    assert (record.input_tokens, record.cached_tokens, record.output_tokens) == (5, 2, 2)
+    assert list(record.finish_reasons) == ["length"]
+    assert (record.duration_ms, record.queue_ms) == (2500.0, 250.0)
+    assert record.time_to_first_token_ms == 0.0
+
+
+async def test_what_was_given_up_is_recorded_as_cancelled(ingest, usage):
+    await abandoned(usage, Delta(0, "a", (1,), 0))
+    record = await record_of(ingest)
+    assert record.status_code == grpc.StatusCode.CANCELLED.value[0]
+    assert (record.error_reason, record.output_tokens) == ("CANCELLED", 1)
+
+
+async def test_what_failed_is_recorded_with_its_reason(ingest, usage):
+    await abandoned(usage, Delta(0, "a", (1,), 0), DeadlineExceededError())
+    record = await record_of(ingest)
+    assert record.status_code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+    assert record.error_reason == "DEADLINE_EXCEEDED"
+
+
+async def test_records_wait_for_a_telemetry_that_is_away(ingest, usage):
+    ingest.num_refusals = 2
+    await abandoned(usage, usage_id="u1")
+    await abandoned(usage, usage_id="u2")
+    assert {(await record_of(ingest)).id, (await record_of(ingest)).id} == {"u1", "u2"}
+
+
+async def test_without_telemetry_nothing_is_recorded():
+    usage = AbandonedUsage(None)
+    await abandoned(usage)
+    await usage.finish()
