@@ -330,6 +330,7 @@ def test_a_stream_that_ended_meanwhile_is_given_to_its_end(deployment, raw):
 
 def test_a_stream_that_waits_for_its_reader_goes_on_when_it_comes(deployment, raw):
     client = raw()
+    wait_until(lambda: stands_still(deployment), timeout_s=20, what="the numbers of other tests")
     before = num_generated(deployment)
     call = client.begin("full", logprobs=pb.LogprobOptions(top_count=20))
     tokens = read_tokens(call, 5)
