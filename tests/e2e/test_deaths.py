@@ -35,8 +35,10 @@ from caravan_client import (
 from caravan_testkit.stack import running_stack
 from caravan_testkit.waiting import wait_until
 
-NUM_DEATHS = int(os.environ.get("CARAVAN_SOAK_DEATHS", "8"))
-SEED = int(os.environ.get("CARAVAN_SOAK_SEED", "7"))
+NUM_DEATHS = int(os.environ.get("CARAVAN_SOAK_DEATHS", "10"))
+SEED = int(os.environ.get("CARAVAN_SOAK_SEED", "2"))  # each kind is among the first ten
+# How often each is among 21 deaths.
+KINDS = {"worker": 9, "pause": 3, "host": 2, "restart": 1, "gateway": 4, "other": 2}
 NUM_CALLERS = 6
 SETTINGS = {
     "CARAVAN_ENGINE__CONTEXT__THREADS": "1",
@@ -193,10 +195,16 @@ class StreamCheck:
         self._texts[delta.choice_index] += delta.text
 
 
-def end_somebody(stack, draw, callers):
+def drawn_kinds(draw):
+    """Kinds of deaths in an order that is drawn; each has its share of every 21."""
+    deck = [kind for kind, count in KINDS.items() for _ in range(count)]
+    while True:
+        draw.shuffle(deck)
+        yield from deck
+
+
+def end_somebody(stack, kind, draw, callers):
     """One death of the deployment, or a process that stands still for a while."""
-    kinds = ("worker", "pause", "host", "restart", "gateway", "other")
-    kind = draw.choices(kinds, (12, 3, 2, 1, 4, 2))[0]
     workers = stack.workers()
     if kind in ("worker", "pause") and workers:
         worker = draw.choice(workers)
@@ -236,10 +244,10 @@ def test_random_deaths_lose_repeat_and_charge_nothing_twice(mortal_stack):
     callers = [Caller(mortal_stack, number, ending) for number in range(NUM_CALLERS)]
     for caller in callers:
         caller.start()
-    for _ in range(NUM_DEATHS):
+    for kind in itertools.islice(drawn_kinds(draw), NUM_DEATHS):
         time.sleep(draw.uniform(1, 3))
         try:
-            end_somebody(mortal_stack, draw, callers)
+            end_somebody(mortal_stack, kind, draw, callers)
         except psutil.NoSuchProcess:
             continue  # it was quicker
     time.sleep(2)
