@@ -228,8 +228,9 @@ def end_gateway(stack, draw, callers):
     A worker that died meanwhile would take streams with it that nobody but it had.
     """
     stack.kill("gateway", draw.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)))
-    before = {caller: caller.num_signs for caller in callers}
     stack.start("gateway")
+    stack.wait_ready("gateway")
+    before = {caller: caller.num_signs for caller in callers}
     wait_until(
         lambda: all(caller.num_signs > before[caller] for caller in callers),
         timeout_s=90,
