@@ -1,7 +1,7 @@
 """When a call is repeated, and after how long.
 
-Only UNAVAILABLE is repeated, and only before anything of the answer has arrived: later the text
-would begin anew. gRPC's own retries are not used: they know nothing of RetryInfo, and count a call
+Only UNAVAILABLE is repeated, and what a gateway cancels that shuts down, and only before anything of
+the answer has arrived: later the text would begin anew. gRPC's own retries are not used: they know nothing of RetryInfo, and count a call
 as answered once its headers are there, which may be long before the first token.
 """
 
@@ -12,7 +12,7 @@ from tenacity.retry import retry_base
 from tenacity.stop import stop_base
 from tenacity.wait import wait_base, wait_random_exponential
 
-from caravan_client.errors import UnavailableError
+from caravan_client.errors import CallCancelledError, UnavailableError
 
 # Longer waits than this are left to the caller, who knows whether they are worth it.
 LONGEST_WAIT_S = 30.0
@@ -51,6 +51,8 @@ class _Wait(wait_base):
 
 
 def _may_pass(error: BaseException) -> bool:
+    if isinstance(error, CallCancelledError):
+        return not error.details.reason  # no service said why: it was the server's end
     return isinstance(error, UnavailableError) and (_asked_wait_s(error) or 0) <= LONGEST_WAIT_S
 
 

@@ -2,6 +2,7 @@ import pytest
 from tenacity import Retrying
 
 from caravan_client.errors import (
+    CallCancelledError,
     ErrorDetails,
     GatewayUnreachableError,
     NotFoundError,
@@ -23,6 +24,12 @@ def attempt(failures: list[Exception], *, max_retries: int = 2, timeout_s: float
 
     Retrying(sleep=slept.append, **retry_rules(max_retries, timeout_s))(call)
     return slept
+
+
+def test_what_a_server_cancels_that_shuts_down_is_repeated_and_nothing_else_that_is_cancelled():
+    assert len(attempt([CallCancelledError("", ErrorDetails(code="CANCELLED"))])) == 1
+    with pytest.raises(CallCancelledError):
+        attempt([CallCancelledError("", ErrorDetails(code="CANCELLED", reason="CANCELLED"))])
 
 
 def unavailable(retry_after_s: float | None = None) -> UnavailableError:
