@@ -1,8 +1,9 @@
 """When a call is repeated, and after how long.
 
-Only UNAVAILABLE is repeated, and what a gateway cancels that shuts down, and only before anything of
-the answer has arrived: later the text would begin anew. gRPC's own retries are not used: they know nothing of RetryInfo, and count a call
-as answered once its headers are there, which may be long before the first token.
+Only UNAVAILABLE is repeated, and what a gateway cancels that shuts down, and only before anything
+of the answer has arrived: later the text would begin anew. gRPC's own retries are not used: they
+know nothing of RetryInfo, and count a call as answered once its headers are there, which may be
+long before the first token.
 """
 
 from typing import TypedDict
