@@ -107,7 +107,7 @@ async def test_a_stream_goes_on_from_its_pages_on_another_replica(start_host, vi
 
 
 JOURNAL = ("--journal.enabled", "true")
-KEPT = worker_pb.Retention(usage_id="usage-1")
+KEPT = worker_pb.Retention(usage_id="usage-1", resumable=True)
 
 
 class Client:
