@@ -49,6 +49,7 @@ def test_streams_survive_the_death_of_gateway_and_worker(deployment, sampling, r
         for reader in readers:
             reader.await_tokens(40)
         [told] = client.checkpoints.list()
+        assert told.journal_bytes > 500
         assert {each.request_id for each in told.requests} == {each.request_id for each in readers}
         [worker] = deployment.workers()
         deployment.kill("gateway")

@@ -25,8 +25,9 @@ class JournalSettings(Section):
         "half may be of live requests, and those for which there is no room are left out.",
     )
     commit_interval_s: float = Field(
-        0.02,
+        0.2,
         ge=0,
-        description="Seconds for which is gathered what is written and forced to the medium "
-        "together: so much of an answer may be lost and is generated again.",
+        description="Seconds for which tokens are gathered that are written and forced to the "
+        "medium together; so many may be lost, and are generated again. New requests are written "
+        "at once.",
     )

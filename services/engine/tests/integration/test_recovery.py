@@ -234,7 +234,7 @@ async def test_what_is_on_disk_is_told_and_given_up_on_order(start_host, view_of
     [request] = told.requests
     assert (request.request_id, request.tenant, request.principal) == ("req-1", "default", "alice")
     assert request.state == checkpoints_pb.REQUEST_STATE_RECOVERABLE
-    assert request.output_tokens >= 30
+    assert request.output_tokens <= len(client.tokens[0])
 
     order = worker_pb.PruneCheckpointsRequest(model="slow")
     pruned = await worker.PruneCheckpoints(order)

@@ -63,7 +63,7 @@ class JournalLimits:
     """How much is written, and how often."""
 
     max_bytes: int = 64 * 2**20  # of the file; half of it may be of live requests
-    commit_interval_s: float = 0.05  # for which records are gathered
+    commit_interval_s: float = 0.2  # for which records are gathered, but for new requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +102,13 @@ class RequestJournal:
         self._limits = limits
         self._clock = clock
         self._wall_ms = wall_ms
-        self._changed = threading.Condition()  # guards the next ten
+        self._changed = threading.Condition()  # guards the next eleven
         self._live = LiveRequests()
         self._last_handle = 0
         self._pending: dict[Handle, list[Record]] = {}
         self._num_pending_bytes = 0
         self._must_rewrite = True
+        self._has_begun_some = False  # since the last commit; that is not gathered
         self._garbage_since: float | None = None  # when the first request ended that is in the file
         self._is_closing = False
         self._is_writing = True
@@ -133,6 +134,7 @@ class RequestJournal:
                 self._num_left_out += 1
                 return None
             self._last_handle = record.handle
+            self._has_begun_some = True
             self._take(record)
             return JournalEntry(self, record.handle)
 
@@ -217,9 +219,12 @@ class RequestJournal:
         with self._changed:
             while not self._is_closing and not self._is_due():
                 self._changed.wait(self._sleep_s())
-            if not self._is_closing and not self._must_rewrite:
-                self._changed.wait_for(lambda: self._is_closing, self._limits.commit_interval_s)
+            if not self._must_rewrite:
+                self._changed.wait_for(self._cannot_wait, self._limits.commit_interval_s)
             return not self._is_closing
+
+    def _cannot_wait(self) -> bool:
+        return self._is_closing or self._has_begun_some
 
     def _is_due(self) -> bool:
         if self._retry_at is not None:
@@ -250,7 +255,7 @@ class RequestJournal:
                 return
             everything = [each for one in self._live for each in one.records()] if rewrites else []
             self._drop_pending()
-            self._must_rewrite = False
+            self._must_rewrite = self._has_begun_some = False
             if rewrites:
                 self._garbage_since = None
         try:

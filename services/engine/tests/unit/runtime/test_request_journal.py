@@ -333,6 +333,14 @@ def test_a_disk_that_does_not_confirm_is_given_up(tmp_path, monkeypatch, clock, 
     file.close()
 
 
+def test_new_requests_are_not_gathered(medium):
+    journal = RequestJournal(medium, JournalLimits(commit_interval_s=LONG_S))
+    journal.start()
+    journal.begin(b"one")
+    wait_until(lambda: len(medium.records) == 1, timeout_s=20, what="a request on the disk")
+    journal.close()
+
+
 def test_the_thread_writes_by_itself_and_leaves_what_is_live(medium):
     journal = RequestJournal(medium, JournalLimits(commit_interval_s=0.001))
     journal.start()
