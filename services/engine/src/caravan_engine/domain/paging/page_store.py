@@ -150,9 +150,8 @@ class PageStore:
     def _keep(self, node: PageNode, seq_id: int, now: float) -> None:
         if node.shelf is None and self._residency.lets_in(node, now):
             self._put_on_shelf(node, seq_id)
-        is_kept = node.is_stored or node.is_on_its_way or self._export(node, seq_id)
-        if not is_kept:  # nor can be reached what follows
-            self.drop(node)
+        if not (node.is_stored or node.is_on_its_way or self._export(node, seq_id)):
+            self.drop(node)  # nor can be reached what follows
 
     def _export(self, node: PageNode, seq_id: int) -> bool:
         """Wants an image of a page; returns whether there is room for one."""
