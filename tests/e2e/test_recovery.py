@@ -45,25 +45,20 @@ def test_streams_survive_the_death_of_gateway_and_worker(deployment, sampling, r
     name = request.node.callspec.id
     with Caravan(deployment.address, api_key=deployment.admin_key) as client:
         undisturbed = Reader(client, f"undisturbed-{name}", sampling=sampling).end()
-        readers = [Reader(client, f"killed-{name}-{n}", sampling=sampling) for n in range(2)]
-        for reader in readers:
-            reader.await_tokens(40)
+        reader = Reader(client, f"killed-{name}", sampling=sampling)
+        reader.await_tokens(40)
         [told] = client.checkpoints.list()
         assert told.journal_bytes > 500
-        assert {each.request_id for each in told.requests} == {each.request_id for each in readers}
+        assert [each.request_id for each in told.requests] == [reader.request_id]
         [worker] = deployment.workers()
         deployment.kill("gateway")
         worker.kill()
         deployment.start("gateway")
         deployment.wait_ready("gateway")
-        answers = [reader.end() for reader in readers]
-    for number, answer in enumerate(answers):
-        assert len(answer.choices[0].token_ids) == 400
-        (_, status, tokens, _) = await_record(deployment, f"killed-{name}-{number}")
-        assert (status, tokens) == (0, 400)
-    texts = [answer.choices[0].token_ids for answer in answers]
-    # What is computed in other steps than before rarely changes a choice; see test_resume.
-    assert undisturbed.choices[0].token_ids in texts
+        answer = reader.end()
+    assert answer.choices[0].token_ids == undisturbed.choices[0].token_ids
+    (_, status, tokens, _) = await_record(deployment, reader.request_id)
+    assert (status, tokens) == (0, 400)
 
 
 def test_what_nobody_needs_is_given_up_on_order(deployment):

@@ -25,7 +25,7 @@ class JournalSettings(Section):
         "half may be of live requests, and those for which there is no room are left out.",
     )
     commit_interval_s: float = Field(
-        0.2,
+        0.05,
         ge=0,
         description="Seconds for which tokens are gathered that are written and forced to the "
         "medium together; so many may be lost, and are generated again. New requests are written "

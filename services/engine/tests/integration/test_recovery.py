@@ -15,6 +15,8 @@ from caravan.inference.v1 import generation_pb2 as generation_pb
 from caravan_testkit.waiting import wait_until_async
 
 TEXT = "There was a town by the sea whose people kept lists of everything that came to pass. " * 3
+# With fewer than 64 tokens in a step it is the same arithmetic however a text is divided.
+SMALL_STEPS = ("--context.token-budget", "48")
 SMALL_PAGES = ("--kv.page-size", "16")
 ON_DISK = ("--kv.disk-budget-bytes", str(1 << 28))
 
@@ -55,7 +57,7 @@ async def begin_and_kill(view, num_tokens, **asked):
 
 @pytest.mark.parametrize("flags", [(), ("--kv.disk-compression", "zstd")], ids=["plain", "zstd"])
 async def test_a_stream_goes_on_from_the_pages_of_a_killed_worker(start_host, view_of, flags):
-    view = await view_of(start_host(*SMALL_PAGES, *ON_DISK, *flags, load="slow"))
+    view = await view_of(start_host(*SMALL_PAGES, *SMALL_STEPS, *ON_DISK, *flags, load="slow"))
     asked = {"worker": "slow", "model": "slow", "text": TEXT, "max_output_tokens": 120}
     wanted = await view.run(**asked, caller={"tenant": "other"})
     wanted_text = "".join(each.event.delta.text for each in wanted)
@@ -78,7 +80,9 @@ async def test_a_stream_goes_on_from_the_pages_of_a_killed_worker(start_host, vi
 
 
 async def test_a_stream_goes_on_from_its_pages_on_another_replica(start_host, view_of):
-    view = await view_of(start_host(*SMALL_PAGES, *ON_DISK, "--models.replicas", "2", load="slow"))
+    view = await view_of(
+        start_host(*SMALL_PAGES, *SMALL_STEPS, *ON_DISK, "--models.replicas", "2", load="slow")
+    )
     picture = await view.picture(lambda each: len(each.endpoints) == 2)
     first, second = (view.worker_at(each.address) for each in picture.endpoints)
     asked = {"model": "slow", "text": TEXT, "max_output_tokens": 120}
@@ -170,7 +174,7 @@ async def broken_off(view, num_tokens, **asked):
 async def test_a_client_gets_the_rest_though_its_worker_and_its_gateway_died(
     start_host, view_of, fields
 ):
-    view = await view_of(start_host(*SMALL_PAGES, *ON_DISK, *JOURNAL, load="slow"))
+    view = await view_of(start_host(*SMALL_PAGES, *SMALL_STEPS, *ON_DISK, *JOURNAL, load="slow"))
     asked = {"model": "slow", "text": TEXT, "max_output_tokens": 100, **fields}
     num_choices = fields.get("choice_count", 1)
     worker = await view.worker("slow")

@@ -63,7 +63,7 @@ class JournalLimits:
     """How much is written, and how often."""
 
     max_bytes: int = 64 * 2**20  # of the file; half of it may be of live requests
-    commit_interval_s: float = 0.2  # for which records are gathered, but for new requests
+    commit_interval_s: float = 0.05  # for which records are gathered, but for new requests
 
 
 @dataclass(frozen=True, slots=True)

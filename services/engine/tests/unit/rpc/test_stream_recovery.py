@@ -135,7 +135,7 @@ def run_of(**fields):
     return worker_pb.RunRequest(
         request=pb.GenerateRequest(**{**given, **fields}),
         caller=CALLER,
-        retention=worker_pb.Retention(usage_id="usage-1"),
+        retention=worker_pb.Retention(usage_id="usage-1", resumable=True),
     )
 
 
