@@ -131,7 +131,10 @@ class WorkersSettings(Section):
     )
     max_backoff_s: float = Field(30.0, gt=0, description="Most seconds before a restart.")
     stable_after_s: float = Field(
-        60.0, ge=0, description="Seconds of being ready after which the backoff starts over."
+        60.0,
+        ge=0,
+        description="Seconds of being ready after which the backoff starts over; a shorter life "
+        "takes back its share of the doublings.",
     )
     drain_timeout_s: float = Field(
         20.0, ge=0, description="Seconds that running requests may take at unload or shutdown."

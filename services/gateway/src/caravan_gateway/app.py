@@ -30,6 +30,8 @@ from caravan_gateway.clients.worker_channels import WorkerChannels
 from caravan_gateway.clients.worker_checkpoints import WorkerCheckpoints
 from caravan_gateway.clients.worker_drain import WorkerDrain
 from caravan_gateway.config import GatewaySettings
+from caravan_gateway.domain.admission import Route
+from caravan_gateway.domain.arrival import ArrivalRules, Arrivals
 from caravan_gateway.domain.authenticator import AuthenticationLimits, Authenticator
 from caravan_gateway.domain.authorizer import Authorizer
 from caravan_gateway.domain.circuit_breaker import CircuitBreakers
@@ -116,6 +118,12 @@ class GatewayApp:
                 first_rest_s=settings.failover.breaker_s, max_rest_s=_MAX_BREAKER_S
             ),
             clock=time.monotonic,
+        )
+        self._arrivals = Arrivals(
+            self._router,
+            ArrivalRules(settings.failover.arrival_timeout_s),
+            clock=time.monotonic,
+            sleep=asyncio.sleep,
         )
         self._tracing = self._make_tracing()
         self._workers = WorkerChannels(
@@ -266,6 +274,7 @@ class GatewayApp:
                 authorizer=self._authorizer,
                 catalog=self._catalog,
                 router=self._router,
+                route=Route(self._catalog, self._arrivals),
                 streams=self._streams,
                 runner=self._make_runner(),
                 metrics=GenerationMetrics(self._instruments, clock=time.monotonic),
@@ -354,6 +363,7 @@ class GatewayApp:
                 "decision_cache_entries": lambda: len(self._authorizer.answers),
                 "workers_known": lambda: self._catalog.num_endpoints,
                 "worker_channels": lambda: len(self._workers),
+                "calls_without_worker": lambda: self._arrivals.num_waiting,
                 "worker_calls_active": lambda: self._router.num_leases,
                 "policy_connected": lambda: self._view.connected,
                 "engine_hosts_connected": lambda: self._catalog.num_connected_hosts,

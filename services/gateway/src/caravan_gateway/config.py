@@ -110,6 +110,12 @@ class FailoverSettings(Section):
         description="Seconds for which such a call looks for another worker, or the same one "
         "restarted, within its deadline; 0 ends it with its worker.",
     )
+    arrival_timeout_s: float = Field(
+        10.0,
+        ge=0,
+        description="Seconds for which a new call waits for a worker that is being started or "
+        "restarted, within its deadline; 0 refuses it at once.",
+    )
     poison_deaths: int = Field(
         2,
         ge=2,

@@ -208,6 +208,7 @@ GAUGES: Mapping[str, tuple[str, str]] = {
     "decision_cache_entries": ("entries", "Decisions that are remembered."),
     "workers_known": ("workers", "Workers that take calls, as far as their hosts said."),
     "worker_channels": ("channels", "Open channels to workers."),
+    "calls_without_worker": ("calls", "New calls that wait for a worker to come."),
     "worker_calls_active": ("calls", "Calls that run on workers."),
     "policy_connected": ("bool", "Whether the news from policy arrive."),
     "engine_hosts_connected": ("hosts", "Engine hosts whose news arrive."),

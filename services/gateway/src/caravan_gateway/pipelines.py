@@ -38,6 +38,7 @@ class PipelineParts:
     authorizer: Authorizer
     catalog: ModelCatalog
     router: Router
+    route: Route
     streams: KeptStreams
     runner: CallRunner
     metrics: GenerationMetrics
@@ -58,7 +59,7 @@ class Pipelines:
         )
         placed = (
             Validate(draw_seed=lambda: secrets.randbits(64)),
-            Route(parts.catalog, parts.router),
+            parts.route,
         )
         found = (Reclaim(parts.catalog, parts.router, parts.streams),)
         run = (

@@ -1,7 +1,7 @@
 import asyncio
 
 import pytest
-from gateway_client import ADMIN_KEY, failure_of, metric, until
+from gateway_client import ADMIN_KEY, announced, failure_of, metric, until
 from gateway_fakes import FakeEngine, FakeWorker
 
 from caravan.model.v1 import model_pb2
@@ -31,13 +31,40 @@ async def test_a_model_without_workers_is_refused_by_its_state(
 ):
     engine.endpoints.clear()
     engine.set_model("tiny", state, aliases=("bundled",), replicas=replicas)
-    client = client_of(await start_gateway())
+    client = client_of(await start_gateway(failover={"arrival_timeout_s": 0}))
 
     for call in (client.generate(model="bundled"), client.stream()):
         actual, details = await failure_of(call)
         assert (actual, details.reason) == (code, reason)
         assert details.metadata == {"model": "tiny"}
         assert (details.retry_after_s is not None) == (code == "UNAVAILABLE")
+
+
+async def test_a_call_waits_for_a_worker_that_is_restarted(engine, gateway, client, worker):
+    endpoints = dict(engine.endpoints)
+    engine.endpoints.clear()
+    engine.set_model("tiny", "LOADING", replicas=(_replica("RESTARTING", 1),))
+    await announced(engine, gateway)
+    answer = asyncio.ensure_future(client.generate())
+    waiting = "caravan_gateway_calls_without_worker"
+    async with asyncio.timeout(20):
+        while await metric(gateway, waiting) != 1:
+            await asyncio.sleep(0.02)
+
+    engine.endpoints.update(endpoints)
+    engine.set_model("tiny")
+    engine.announce()
+
+    assert (await answer).choices
+    assert await metric(gateway, waiting) == 0
+
+
+async def test_a_call_that_waits_for_a_worker_ends_with_its_deadline(engine, gateway, client):
+    engine.endpoints.clear()
+    engine.set_model("tiny", "LOADING", replicas=(_replica("RESTARTING", 1),))
+    await announced(engine, gateway)
+    code, _ = await failure_of(client.generate(timeout=0.3))
+    assert code == "DEADLINE_EXCEEDED"
 
 
 async def test_an_unknown_model_is_not_found(client):
@@ -62,7 +89,7 @@ async def test_an_unknown_model_is_not_judged_before_the_engine_was_heard(
 async def test_calls_work_again_after_the_engine_came_back(
     start_gateway, client_of, engine, worker
 ):
-    gateway = await start_gateway(failover={"timeout_s": 0.2})
+    gateway = await start_gateway(failover={"timeout_s": 0.2, "arrival_timeout_s": 0})
     client = client_of(gateway)
     await client.generate()
     await engine.stop()

@@ -101,3 +101,18 @@ def test_the_last_word_of_a_host_that_ended_is_not_believed(catalog):
     catalog.lose("a:1")
     with pytest.raises(DependencyUnavailableError):
         catalog.endpoints_of("tiny")
+
+
+def test_a_host_that_shuts_down_has_not_unloaded_its_models(catalog):
+    catalog.update("a:1", Picture("a"))
+    for state in (ModelState.DRAINING, ModelState.UNLOADED):
+        catalog.update("b:1", Picture("b", (_model("tiny", state),), leaving=True))
+        with pytest.raises(DependencyUnavailableError):
+            catalog.endpoints_of("tiny")
+
+
+def test_what_another_host_says_of_a_model_counts_more_than_one_that_shuts_down(catalog):
+    catalog.update("a:1", Picture("a", (_model("tiny", ModelState.FAILED),)))
+    catalog.update("b:1", Picture("b", (_model("tiny", ModelState.DRAINING),), leaving=True))
+    with pytest.raises(ModelFailedError):
+        catalog.endpoints_of("tiny")

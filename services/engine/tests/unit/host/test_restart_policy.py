@@ -44,3 +44,13 @@ def test_a_stable_life_starts_the_pauses_over(policy):
 
 def test_deaths_without_end_do_not_overflow(policy):
     assert {policy.pause_after(SHORT) for _ in range(2000)} == {1.0, 2.0, 4.0, 8.0}
+
+
+def test_a_life_makes_up_for_earlier_deaths_by_its_length(policy):
+    for _ in range(100):
+        policy.pause_after(SHORT)
+    assert [policy.pause_after(Life(ready_for_s=31.0)) for _ in range(3)] == [4.0, 2.0, 1.0]
+
+
+def test_deaths_that_are_far_apart_do_not_add_up(policy):
+    assert {policy.pause_after(Life(ready_for_s=16.0)) for _ in range(10)} == {1.0}

@@ -62,6 +62,7 @@ def picture_from(response: endpoint_pb.WatchEndpointsResponse) -> Picture:
             )
             for endpoint in response.endpoints
         ),
+        leaving=response.leaving,
     )
 
 
@@ -70,13 +71,15 @@ def _model_from(model: model_pb.Model) -> ServedModel:
         name=model.name,
         aliases=tuple(model.aliases),
         state=_MODEL_STATES.get(model.state, ModelState.UNLOADED),
-        restarting=any(_comes_back(replica) for replica in model.replicas),
+        restarting=any(_comes_back(replica, model.state) for replica in model.replicas),
     )
 
 
-def _comes_back(replica: model_pb.Replica) -> bool:
+def _comes_back(replica: model_pb.Replica, state: int) -> bool:
     if replica.state == model_pb.REPLICA_STATE_RESTARTING:
         return True
+    if replica.state == model_pb.REPLICA_STATE_DRAINING:  # it is being replaced
+        return state == model_pb.MODEL_STATE_LOADING
     return replica.state == model_pb.REPLICA_STATE_STARTING and replica.restart_count > 0
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from caravan_gateway.domain.access_rules import ACCESS_RULES
+from caravan_gateway.domain.arrival import Arrivals
 from caravan_gateway.domain.authenticator import Authenticator
 from caravan_gateway.domain.authorizer import Authorizer
 from caravan_gateway.domain.call_record import record_of
@@ -109,18 +110,18 @@ class Validate(Stage):
 
 
 class Route(Stage):
-    """Finds the model and leases one of its workers."""
+    """Finds the model and leases one of its workers, or one that comes soon."""
 
     name = "route"
 
-    def __init__(self, catalog: ModelCatalog, router: Router) -> None:
+    def __init__(self, catalog: ModelCatalog, arrivals: Arrivals) -> None:
         self._catalog = catalog
-        self._router = router
+        self._arrivals = arrivals
 
     async def admit(self, call: InferenceCall) -> None:
         """Sets `model` and `lease`."""
         call.model = self._catalog.find(call.spec.model)
-        call.lease = self._router.lease(call.model)
+        call.lease = await self._arrivals.lease(call.model)
 
     def settle(self, call: InferenceCall) -> None:
         """Gives the lease back."""

@@ -54,6 +54,7 @@ class Picture:
     host_id: str
     models: tuple[ServedModel, ...] = ()
     endpoints: tuple[Endpoint, ...] = ()
+    leaving: bool = False  # the host shuts down; what it drains comes back with the next one
 
 
 @dataclass(slots=True)
@@ -182,7 +183,11 @@ class ModelCatalog:
 
     def _reason_for_none(self, name: str) -> GatewayError:
         models = [
-            model for picture in self._pictures() for model in picture.models if model.name == name
+            model
+            for picture in self._pictures()
+            if not picture.leaving
+            for model in picture.models
+            if model.name == name
         ]
         states = {model.state for model in models}
         if any(model.restarting for model in models):
@@ -193,7 +198,7 @@ class ModelCatalog:
             return ModelDrainingError(name)
         if ModelState.FAILED in states:
             return ModelFailedError(name)
-        if not self.num_connected_hosts:
+        if not self.num_connected_hosts or any(each.leaving for each in self._pictures()):
             # A host that ends unloads its models first: its last word says nothing of the next.
             return DependencyUnavailableError("engine")
         return ModelNotLoadedError(name)
