@@ -53,8 +53,16 @@ class _Wait(wait_base):
 
 def _may_pass(error: BaseException) -> bool:
     if isinstance(error, CallCancelledError):
-        return not error.details.reason  # no service said why: it was the server's end
+        return _is_cut_off(error)
     return isinstance(error, UnavailableError) and (_asked_wait_s(error) or 0) <= LONGEST_WAIT_S
+
+
+def _is_cut_off(error: CallCancelledError) -> bool:
+    """Whether a gateway that stops ended the call before it looked at it.
+
+    That is gRPC's own CANCELLED, without details. Whoever cancels here is told that it was here.
+    """
+    return not error.details.reason and "locally" not in error.message.lower()
 
 
 def _asked_wait_s(error: BaseException | None) -> float | None:

@@ -46,7 +46,20 @@ def test_without_its_word_the_wait_is_short_and_random():
     assert all(0.1 <= wait <= 5 for wait in waits)
 
 
-@pytest.mark.parametrize("error", [NotFoundError("no"), RateLimitedError("no"), ValueError("no")])
+def test_what_a_gateway_that_stops_cut_off_unseen_is_repeated():
+    assert len(attempt([CallCancelledError("CANCELLED")])) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotFoundError("no"),
+        RateLimitedError("no"),
+        ValueError("no"),
+        CallCancelledError("Locally cancelled by application!"),
+        CallCancelledError("the caller left", ErrorDetails(reason="CANCELLED")),
+    ],
+)
 def test_other_failures_are_not_repeated(error):
     with pytest.raises(type(error)):
         attempt([error])

@@ -122,11 +122,13 @@ class Stack:
         children = self.process("engine").children(recursive=True)
         return [c for c in children if "caravan_engine.worker" in " ".join(_command(c))]
 
-    def kill(self, service: str, sign: signal.Signals = signal.SIGKILL) -> None:
+    def kill(
+        self, service: str, sign: signal.Signals = signal.SIGKILL, *, wait_s: float = STOP_S
+    ) -> None:
         """Sends a signal to a service and waits for its end."""
         process = self._processes.pop(service)
         process.send_signal(sign)
-        process.wait(STOP_S)
+        process.wait(wait_s)
 
     def restart(self, service: str) -> None:
         """Kills a service with SIGKILL, starts it again, and waits until it is ready."""
