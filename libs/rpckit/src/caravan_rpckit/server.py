@@ -24,6 +24,8 @@ from caravan_rpckit.tls import PublicTls, TlsIdentity
 from caravan_rpckit.tracing import CallTracing
 
 DEFAULT_REQUEST_LIMIT_BYTES = 4 * 1024 * 1024
+# How fast clients may ask whether a silent connection still stands: services, and strangers.
+_SERVICE_PING_MS, _PUBLIC_PING_MS = 500, 10_000
 
 
 class RpcServer:
@@ -100,10 +102,11 @@ class RpcServer:
                 # Twice the documented limit, so that what is over it still gets our own answer.
                 ("grpc.max_receive_message_length", 2 * self._request_limit_bytes),
                 ("grpc.max_send_message_length", -1),
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+                ("grpc.http2.min_ping_interval_without_data_ms", self._min_ping_interval_ms),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.keepalive_time_ms", 60_000),
                 ("grpc.keepalive_timeout_ms", 20_000),
+                ("grpc.http2.ping_timeout_ms", 20_000),
             ]
         )
         self._server.add_generic_rpc_handlers((_Router(self._handlers),))
@@ -125,6 +128,10 @@ class RpcServer:
             self.set_all_serving(False)
             await self._server.stop(grace_s)
             self._server = None
+
+    @property
+    def _min_ping_interval_ms(self) -> int:
+        return _SERVICE_PING_MS if isinstance(self._tls, TlsIdentity) else _PUBLIC_PING_MS
 
     def _bind(self, server: grpc.aio.Server) -> int:
         with contextlib.suppress(RuntimeError):  # gRPC's way to say that it cannot bind
