@@ -24,6 +24,7 @@ from caravan_gateway.clients.forwarding import ServiceForwarder
 from caravan_gateway.clients.kept_streams import KeptStreams
 from caravan_gateway.clients.policy_client import PolicyClient
 from caravan_gateway.clients.policy_watch import PolicyWatch
+from caravan_gateway.clients.prefix_watch import PrefixWatch
 from caravan_gateway.clients.stored_pages import StoredPages
 from caravan_gateway.clients.telemetry_client import TelemetryClient
 from caravan_gateway.clients.worker_channels import WorkerChannels
@@ -31,6 +32,7 @@ from caravan_gateway.clients.worker_checkpoints import WorkerCheckpoints
 from caravan_gateway.clients.worker_drain import WorkerDrain
 from caravan_gateway.config import GatewaySettings
 from caravan_gateway.domain.admission import Route
+from caravan_gateway.domain.affinity import HeldPrefixes
 from caravan_gateway.domain.arrival import ArrivalRules, Arrivals
 from caravan_gateway.domain.authenticator import AuthenticationLimits, Authenticator
 from caravan_gateway.domain.authorizer import Authorizer
@@ -41,7 +43,7 @@ from caravan_gateway.domain.models import ModelCatalog
 from caravan_gateway.domain.poison import PoisonRules, PoisonWatch
 from caravan_gateway.domain.policy_view import PolicyView
 from caravan_gateway.domain.routing import Router
-from caravan_gateway.domain.routing_strategies import strategy_named
+from caravan_gateway.domain.routing_strategies import RoutingName, strategy_named
 from caravan_gateway.metrics import (
     CallMetrics,
     FailoverMetrics,
@@ -54,6 +56,7 @@ from caravan_gateway.pipelines import PipelineParts, Pipelines
 from caravan_gateway.rpc.convert_specs import spec_from
 from caravan_gateway.rpc.gateway_admin_servicer import GatewayAdminServicer
 from caravan_gateway.rpc.inference_servicer import InferenceServicer
+from caravan_gateway.rpc.input_marks import marks_of
 from caravan_gateway.rpc.model_servicer import ModelServicer
 from caravan_gateway.rpc.policy_admin_servicer import PolicyAdminServicer
 from caravan_gateway.rpc.stream_servicer import StreamServicer
@@ -73,7 +76,7 @@ from caravan_obskit.ops_server import OpsServer
 from caravan_obskit.otlp import OtlpSender
 from caravan_obskit.readiness import Readiness
 from caravan_obskit.tracing import Tracing, edge_sampler, lost_spans_counter, no_sampler
-from caravan_rpckit.channel import open_channel
+from caravan_rpckit.channel import Keepalive, open_channel
 from caravan_rpckit.server import RpcServer
 from caravan_rpckit.tls import PublicTls, TlsIdentity
 from caravan_servicekit.addresses import split_address
@@ -111,17 +114,21 @@ class GatewayApp:
         self._readiness = Readiness(("policy", "engine", "serving"))
         self._view = PolicyView()
         self._catalog = ModelCatalog(settings.engine.addresses)
+        self._held = HeldPrefixes()
         self._router = Router(
             self._catalog,
-            strategy_named(settings.engine.routing),
+            strategy_named(settings.engine.routing, settings.engine.affinity_calls),
             breakers=CircuitBreakers(
                 first_rest_s=settings.failover.breaker_s, max_rest_s=_MAX_BREAKER_S
             ),
             clock=time.monotonic,
+            held=self._held,
         )
+        failover = settings.failover
+        self._keepalive = Keepalive(failover.keepalive_s, failover.keepalive_timeout_s)
         self._arrivals = Arrivals(
             self._router,
-            ArrivalRules(settings.failover.arrival_timeout_s),
+            ArrivalRules(failover.arrival_timeout_s),
             clock=time.monotonic,
             sleep=asyncio.sleep,
         )
@@ -131,6 +138,7 @@ class GatewayApp:
             self._tracing.calls,
             max_response_bytes=settings.server.max_response_bytes,
             gateway_id=settings.name,
+            keepalive=self._keepalive,
         )
         self._streams = KeptStreams(self._catalog, self._workers, spec_from)
         self._call_metrics = CallMetrics(self._instruments)
@@ -254,6 +262,8 @@ class GatewayApp:
 
     def _start_engine_hosts(self) -> None:
         self._resources.push_async_callback(self._workers.close)
+        self._prefixes = PrefixWatch(self._workers, self._held)
+        self._resources.push_async_callback(self._prefixes.close)
         channels = [
             (address, self._open_channel(address, "engine"))
             for address in self._settings.engine.addresses
@@ -274,7 +284,7 @@ class GatewayApp:
                 authorizer=self._authorizer,
                 catalog=self._catalog,
                 router=self._router,
-                route=Route(self._catalog, self._arrivals),
+                route=self._route(),
                 streams=self._streams,
                 runner=self._make_runner(),
                 metrics=GenerationMetrics(self._instruments, clock=time.monotonic),
@@ -294,6 +304,11 @@ class GatewayApp:
         self._workers.tell_through(ledger)
         self._run_in_background(ledger.run(), "stream ledger")
         return ledger
+
+    def _route(self) -> Route:
+        if self._knows_prefixes:
+            return Route(self._catalog, self._arrivals, marks_of)
+        return Route(self._catalog, self._arrivals)
 
     def _make_runner(self) -> FailingOver:
         settings = self._settings.failover
@@ -404,7 +419,13 @@ class GatewayApp:
     def _on_policy_state(self, wrong: str) -> None:
         self._note("policy", wrong)
 
+    @property
+    def _knows_prefixes(self) -> bool:
+        return self._settings.engine.routing is RoutingName.ADAPTIVE
+
     def _on_engine_state(self) -> None:
+        if self._knows_prefixes:
+            self._prefixes.follow(self._catalog.endpoints())
         reachable = self._catalog.num_connected_hosts
         self._note("engine", "" if reachable else "no engine host can be reached")
 
@@ -419,7 +440,9 @@ class GatewayApp:
         self._server.set_all_serving(self.is_ready)
 
     def _open_channel(self, address: str, service: str) -> grpc.aio.Channel:
-        channel = open_channel(address, tls=self._tls, server_name=service)
+        channel = open_channel(
+            address, tls=self._tls, server_name=service, keepalive=self._keepalive
+        )
         self._resources.push_async_callback(channel.close)
         return channel
 

@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from caravan_gateway.domain.routing_strategies import RoutingName
+from caravan_gateway.domain.routing_strategies import DEFAULT_AFFINITY_CALLS, RoutingName
 from caravan_servicekit.addresses import Address
 from caravan_servicekit.settings import Section, ServiceSettings
 
@@ -93,6 +93,13 @@ class EngineSettings(Section):
         RoutingName.LEAST_LOADED,
         description="How a call's worker is chosen among a model's replicas.",
     )
+    affinity_calls: float = Field(
+        DEFAULT_AFFINITY_CALLS,
+        ge=0,
+        description="With `adaptive`: how many calls more than the least busy replica one may have "
+        "and be preferred because it has the whole input in memory; for a part of it, that part of "
+        "them. 0 prefers it only among equals.",
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -115,6 +122,17 @@ class FailoverSettings(Section):
         ge=0,
         description="Seconds for which a new call waits for a worker that is being started or "
         "restarted, within its deadline; 0 refuses it at once.",
+    )
+    keepalive_s: float = Field(
+        5.0,
+        ge=1,
+        description="Seconds of silence after which another service is asked for a sign of life.",
+    )
+    keepalive_timeout_s: float = Field(
+        5.0,
+        gt=0,
+        description="Seconds that the sign may take; then the connection is lost, and its calls go "
+        "on elsewhere.",
     )
     poison_deaths: int = Field(
         2,

@@ -307,6 +307,9 @@ class FakeWorker(FakeServer):
         self.recorded = []
         self.dropped = []
         self.stopped = []
+        self.num_watchers = 0
+        self._held = ()
+        self._held_changed = asyncio.Event()
 
     def add_to(self, server):
         server.add(self, worker_pb.DESCRIPTOR.services_by_name["WorkerService"], peers=("gateway",))
@@ -411,6 +414,21 @@ class FakeWorker(FakeServer):
             raise RefusedError(Reason.STREAM_NOT_KEPT)
         self.stopped.append(caller.request_id)
         return worker_pb.StopStreamResponse()
+
+    def hold(self, *hashes):
+        """From now on it has these beginnings."""
+        self._held = hashes
+        self._held_changed.set()
+
+    async def WatchPrefixes(self, request, call):
+        self.num_watchers += 1
+        try:
+            while True:
+                yield worker_pb.WatchPrefixesResponse(hashes=self._held)
+                await self._held_changed.wait()
+                self._held_changed.clear()
+        finally:
+            self.num_watchers -= 1
 
     async def DropPages(self, request, call):
         self.orders.append(request)
@@ -567,11 +585,21 @@ class Wire:
         self._server = None
         self._writers = set()
         self._tasks = set()
+        self._flows = asyncio.Event()
+        self._flows.set()
         self.port = 0
 
     @property
     def address(self):
         return f"127.0.0.1:{self.port}"
+
+    def freeze(self):
+        """Passes nothing on, and says nothing either: packets are lost, connections stay."""
+        self._flows.clear()
+
+    def thaw(self):
+        """Passes everything on again, also what came meanwhile."""
+        self._flows.set()
 
     async def start(self):
         self._server = await asyncio.start_server(self._relay, "127.0.0.1", self.port)
@@ -582,6 +610,7 @@ class Wire:
         self._server.close()
         for writer in tuple(self._writers):
             writer.transport.abort()
+        self._flows.set()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _relay(self, reader, writer):
@@ -595,14 +624,15 @@ class Wire:
         pairs = ((reader, upstream_writer), (upstream_reader, writer))
         self._writers |= {writer, upstream_writer}
         for source, target in pairs:
-            task = asyncio.create_task(_pump(source, target))
+            task = asyncio.create_task(_pump(source, target, self._flows))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
 
-async def _pump(reader, writer):
+async def _pump(reader, writer, flows):
     try:
         while data := await reader.read(65_536):
+            await flows.wait()
             writer.write(data)
             await writer.drain()
     except OSError:

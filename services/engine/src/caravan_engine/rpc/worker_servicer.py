@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -31,10 +31,12 @@ from caravan_engine.rpc.convert import (
     to_response,
 )
 from caravan_engine.rpc.convert_pages import PageLimits, dropped_tenant_of, page_budgets_of
+from caravan_engine.rpc.convert_prefixes import marked_input_of
 from caravan_engine.rpc.errors import WrongModelError
 from caravan_engine.rpc.stream_keeping import GeneratingEngine
 from caravan_engine.rpc.stream_recovery import StreamRecovery
 from caravan_engine.runtime.embeddings import EmbeddingJob, embed_all
+from caravan_engine.runtime.held_prefixes import HeldPrefixes
 from caravan_engine.runtime.run_trace import RunTrace
 from caravan_rpckit.call import Call
 from caravan_rpckit.refusals import PeerNotAllowedError
@@ -53,6 +55,10 @@ class Engine(GeneratingEngine, Protocol):
 
     def drop_pages(self, tenant: str) -> Future[int]:
         """Zeroes and forgets a tenant's pages."""
+        ...
+
+    def stored_lengths(self, texts: Sequence[tuple[bytes, tuple[int, ...]]]) -> Future[list[int]]:
+        """Tells how much of texts is stored."""
         ...
 
     def resize_pages(self, *, host_bytes: int | None, disk_bytes: int | None) -> Future[None]:
@@ -102,6 +108,7 @@ class WorkerServicer:
         self._reports = reports
         self._drain = drain
         self._streams = streams
+        self._prefixes = HeldPrefixes(engine.stored_lengths)
         self._ending = asyncio.Event()
 
     def end_watches(self) -> None:
@@ -120,6 +127,7 @@ class WorkerServicer:
             self._require_digest(run.continuation.model_digest)
         request = await self._generation(run, call.request_id, self._deadline(call))
         identity = Identity(self._model.name, self._model.digest, call.request_id, request.seed)
+        self._prefixes.note(marked_input_of(run, request, self._model.digest))
         trace = RunTrace(call.trace.tracer, call.trace.span)
         try:
             async with aclosing(self._streams.events(run, request, call)) as events:
@@ -193,9 +201,26 @@ class WorkerServicer:
         _require_peer(call, "engine", "gateway")
         while not self._ending.is_set():
             yield worker_pb.WatchStatsResponse(stats=self._reports.stats())
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_STATS_INTERVAL_S):
-                    await self._ending.wait()
+            await self._pause()
+
+    async def WatchPrefixes(
+        self, _request: worker_pb.WatchPrefixesRequest, call: Call
+    ) -> AsyncIterator[worker_pb.WatchPrefixesResponse]:
+        """Sends the marks of what is stored at once, and when they have changed."""
+        _require_peer(call, "gateway")
+        told: tuple[int, ...] | None = None
+        while not self._ending.is_set():
+            held = await self._prefixes.look()
+            if held != told:
+                told = held
+                yield worker_pb.WatchPrefixesResponse(hashes=held)
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Waits a second, or until the streams that would go on for ever are to end."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STATS_INTERVAL_S):
+                await self._ending.wait()
 
     async def DropPages(
         self, request: worker_pb.DropPagesRequest, call: Call

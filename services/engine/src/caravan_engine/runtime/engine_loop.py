@@ -11,7 +11,9 @@ from typing import TypeVar
 
 from caravan_engine.domain.errors import DrainingError
 from caravan_engine.domain.events import Delta
+from caravan_engine.domain.paging.prefix_tree import Tokens
 from caravan_engine.domain.paging.pruning import prune
+from caravan_engine.domain.paging.stored_texts import stored_lengths
 from caravan_engine.domain.pooling import Pooler
 from caravan_engine.domain.ports import Backend
 from caravan_engine.domain.request import (
@@ -193,6 +195,10 @@ class EngineLoop:
     def prune_pages(self) -> Future[int]:
         """Removes pages from disk that nobody needs now; the future tells how many."""
         return self._order(lambda: prune(self._kv))
+
+    def stored_lengths(self, texts: Sequence[tuple[bytes, Tokens]]) -> Future[list[int]]:
+        """Tells how much of texts, given with their tenants' roots, is stored."""
+        return self._order(lambda: stored_lengths(self._kv.store, texts))
 
     def stop(self) -> None:
         """Ends what still runs with DRAINING and waits for the decode thread."""

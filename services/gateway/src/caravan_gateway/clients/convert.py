@@ -11,6 +11,7 @@ from caravan.model.v1 import endpoint_service_pb2 as endpoint_pb
 from caravan.model.v1 import model_pb2 as model_pb
 from caravan.policy.v1 import authentication_service_pb2 as authentication_pb
 from caravan.telemetry.v1 import usage_pb2 as usage_pb
+from caravan_gateway.domain.affinity import SESSION_SHARE, InputMarks
 from caravan_gateway.domain.call_record import record_of
 from caravan_gateway.domain.generation import choice_count_of
 from caravan_gateway.domain.inference_call import InferenceCall, RunEvent
@@ -99,6 +100,8 @@ def run_request_to(call: InferenceCall, traceparent: str, gateway_id: str) -> wo
     run.request.seed = call.seed
     run.request.priority = call.priority
     run.caller.CopyFrom(caller_to(call, call.identity, traceparent))
+    if call.marks is not None:
+        run.marks.CopyFrom(_marks_to(call.marks))
     if call.emitted.has_begun:
         run.continuation.CopyFrom(_continuation_to(call))
     if call.usage_id:
@@ -108,6 +111,14 @@ def run_request_to(call: InferenceCall, traceparent: str, gateway_id: str) -> wo
         run.retention.resumable = call.is_resumable
         run.retention.usage_record = usage_to(begun, gateway_id)
     return run
+
+
+def _marks_to(marks: InputMarks) -> worker_pb.InputMarks:
+    wire = worker_pb.InputMarks(hashes=marks.hashes, shares=marks.shares)
+    if marks.session is not None:
+        wire.hashes.append(marks.session)
+        wire.shares.append(SESSION_SHARE)
+    return wire
 
 
 def _continuation_to(call: InferenceCall) -> worker_pb.Continuation:

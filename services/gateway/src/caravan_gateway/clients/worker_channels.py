@@ -1,7 +1,7 @@
 """Talks to the workers: one channel per worker process."""
 
 import asyncio
-from collections.abc import AsyncIterable, Collection, Iterator
+from collections.abc import AsyncIterable, Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -21,7 +21,7 @@ from caravan_gateway.domain.models import Endpoint
 from caravan_gateway.domain.ports import StreamLedger
 from caravan_gateway.runtime.forwarded_call import ForwardedCall
 from caravan_rpckit.call import REQUEST_ID_KEY
-from caravan_rpckit.channel import open_channel
+from caravan_rpckit.channel import Keepalive, open_channel
 from caravan_rpckit.tls import TlsIdentity
 from caravan_rpckit.tracing import UNTRACED, CallTracing
 
@@ -58,9 +58,11 @@ class WorkerChannels:
         *,
         max_response_bytes: int,
         gateway_id: str = "",
+        keepalive: Keepalive | None = None,
     ) -> None:
         self._gateway_id = gateway_id
         self._ledger: StreamLedger | None = None
+        self._keepalive = keepalive or Keepalive()
         self._max_response_bytes = max_response_bytes
         self._tls = tls
         self._tracing = tracing
@@ -199,6 +201,14 @@ class WorkerChannels:
                 return False
         return True
 
+    @contextmanager
+    def watched(
+        self, endpoint: Endpoint
+    ) -> Iterator[Callable[[], AsyncIterable[worker_pb.WatchPrefixesResponse]]]:
+        """Keeps a worker's channel open for what begins to watch its prefixes when it is called."""
+        with self._borrowed(endpoint) as worker:
+            yield lambda: worker.stub.WatchPrefixes(worker_pb.WatchPrefixesRequest())
+
     async def _order(
         self,
         send: grpc.aio.UnaryUnaryMultiCallable[RequestT, ResponseT],
@@ -231,7 +241,9 @@ class WorkerChannels:
 
     def _open(self, endpoint: Endpoint) -> _Worker:
         server_name = None if self._tls is None else WORKER_SERVICE
-        channel = open_channel(endpoint.address, tls=self._tls, server_name=server_name)
+        channel = open_channel(
+            endpoint.address, tls=self._tls, server_name=server_name, keepalive=self._keepalive
+        )
         worker = _Worker(channel, worker_grpc.WorkerServiceStub(channel))
         self._workers[endpoint.worker_id] = worker
         return worker

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from caravan_gateway.domain.access_rules import ACCESS_RULES
+from caravan_gateway.domain.affinity import InputMarks
 from caravan_gateway.domain.arrival import Arrivals
 from caravan_gateway.domain.authenticator import Authenticator
 from caravan_gateway.domain.authorizer import Authorizer
@@ -114,14 +115,21 @@ class Route(Stage):
 
     name = "route"
 
-    def __init__(self, catalog: ModelCatalog, arrivals: Arrivals) -> None:
+    def __init__(
+        self,
+        catalog: ModelCatalog,
+        arrivals: Arrivals,
+        marks_of: Callable[[InferenceCall], InputMarks | None] = lambda _: None,
+    ) -> None:
         self._catalog = catalog
         self._arrivals = arrivals
+        self._marks_of = marks_of
 
     async def admit(self, call: InferenceCall) -> None:
-        """Sets `model` and `lease`."""
+        """Sets `model`, `marks` and `lease`."""
         call.model = self._catalog.find(call.spec.model)
-        call.lease = await self._arrivals.lease(call.model)
+        call.marks = self._marks_of(call)
+        call.lease = await self._arrivals.lease(call.model, call.marks)
 
     def settle(self, call: InferenceCall) -> None:
         """Gives the lease back."""

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from caravan_gateway.domain.affinity import InputMarks
 from caravan_gateway.domain.errors import (
     DependencyUnavailableError,
     GatewayError,
@@ -53,8 +54,12 @@ class Arrivals:
         """Calls that wait for a worker now."""
         return self._num_waiting
 
-    async def lease(self, model: str) -> Lease:
+    async def lease(self, model: str, marks: InputMarks | None = None) -> Lease:
         """Claims a worker of `model`, a resolved name, as soon as there is one.
+
+        Args:
+            model: what to run.
+            marks: of the input, if it matters who has its beginning.
 
         Raises:
             GatewayError: why no worker takes the call, and probably none will soon.
@@ -64,7 +69,7 @@ class Arrivals:
         try:
             while True:
                 try:
-                    return self._router.lease(model)
+                    return self._router.lease(model, marks=marks)
                 except _EXPECTED as reason:
                     self._give_up_late(reason, self._clock() - began_s)
                 await self._sleep(pause_s)

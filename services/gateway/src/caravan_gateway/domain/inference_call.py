@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from caravan_gateway.domain.affinity import InputMarks
 from caravan_gateway.domain.emitted import Emitted
 from caravan_gateway.domain.errors import GatewayError
 from caravan_gateway.domain.inference_facts import (
@@ -107,6 +108,7 @@ class InferenceCall:
     seed: int = 0
     priority: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
+    marks: InputMarks | None = None
     lease: Lease | None = None
     kept_on: Endpoint | None = None
     usage_id: str = ""

@@ -98,6 +98,10 @@ class ModelCatalog:
         """How many workers take requests, as far as their hosts said."""
         return sum(len(picture.endpoints) for picture in self._pictures())
 
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """All workers that take requests, as far as their hosts said."""
+        return tuple(each for picture in self._pictures() for each in picture.endpoints)
+
     def resolve(self, name: str) -> str | None:
         """Returns the model's own name for a name or alias; names come before aliases."""
         return self._names.get(name)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 
+from caravan_gateway.domain.affinity import HeldPrefixes, InputMarks
 from caravan_gateway.domain.circuit_breaker import CircuitBreakers
 from caravan_gateway.domain.errors import WorkerDiedError
 from caravan_gateway.domain.models import Endpoint, ModelCatalog
@@ -35,11 +36,13 @@ class Router:
         *,
         breakers: CircuitBreakers,
         clock: Callable[[], float],
+        held: HeldPrefixes | None = None,
     ) -> None:
         self._catalog = catalog
         self._strategy = strategy
         self._breakers = breakers
         self._clock = clock
+        self._held = held or HeldPrefixes()
         self._in_flight: Counter[str] = Counter()
         self._leaving: dict[str, None] = {}  # said that they drain, the last one at the end
 
@@ -53,19 +56,26 @@ class Router:
         """Workers with calls in flight."""
         return len(self._in_flight)
 
-    def lease(self, model: str, digest: str | None = None) -> Lease:
+    def lease(
+        self, model: str, digest: str | None = None, marks: InputMarks | None = None
+    ) -> Lease:
         """Claims a worker of `model`, a resolved name, that has not just lost a stream.
 
         Args:
             model: what to run.
             digest: of the model's file, where it matters.
+            marks: of the input, if it matters who has its beginning.
 
         Raises:
             GatewayError: why no worker takes the call.
         """
         now_s = self._clock()
         candidates = [
-            Candidate(endpoint, self._in_flight[endpoint.worker_id])
+            Candidate(
+                endpoint,
+                self._in_flight[endpoint.worker_id],
+                self._held.share(endpoint.worker_id, marks) if marks else 0.0,
+            )
             for endpoint in self._catalog.endpoints_of(model)
             if digest in (None, endpoint.model_digest)
             and endpoint.worker_id not in self._leaving

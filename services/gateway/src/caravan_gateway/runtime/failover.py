@@ -201,7 +201,9 @@ class _Journey:
             await self._pause()  # the worker is still there, and would say the same
         while True:
             try:
-                return self._runner.router.lease(self._call.model, self._call.emitted.model_digest)
+                return self._runner.router.lease(
+                    self._call.model, self._call.emitted.model_digest, self._call.marks
+                )
             except GatewayError as reason:
                 if not may_pass(reason) or self._searched_s >= self._tools.rules.timeout_s:
                     self._settle(FailoverOutcome.GIVEN_UP)

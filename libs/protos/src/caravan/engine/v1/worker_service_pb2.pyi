@@ -33,6 +33,7 @@ class RunRequest(_message.Message):
     CALLER_FIELD_NUMBER: _builtins.int
     CONTINUATION_FIELD_NUMBER: _builtins.int
     RETENTION_FIELD_NUMBER: _builtins.int
+    MARKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def request(self) -> _generation_pb2.GenerateRequest:
         """The request as the client sent it, with seed and priority filled in."""
@@ -49,6 +50,10 @@ class RunRequest(_message.Message):
     def retention(self) -> Global___Retention:
         """Who accounts for the generation, and whether it outlives its reader; unset is a no to both."""
 
+    @_builtins.property
+    def marks(self) -> Global___InputMarks:
+        """Names beginnings of the input, so that the worker can say later which of them it has."""
+
     def __init__(
         self,
         *,
@@ -56,10 +61,11 @@ class RunRequest(_message.Message):
         caller: Global___Caller | None = ...,
         continuation: Global___Continuation | None = ...,
         retention: Global___Retention | None = ...,
+        marks: Global___InputMarks | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "continuation", b"continuation", "request", b"request", "retention", b"retention"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "continuation", b"continuation", "marks", b"marks", "request", b"request", "retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "continuation", b"continuation", "request", b"request", "retention", b"retention"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "continuation", b"continuation", "marks", b"marks", "request", b"request", "retention", b"retention"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -96,6 +102,38 @@ class Retention(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Retention: _TypeAlias = Retention  # noqa: Y015
+
+@_typing.final
+class InputMarks(_message.Message):
+    """InputMarks are hashes of an input's beginnings, made by a gateway from the tenant, the model and the
+    text, so that nobody finds another tenant's, and none can be turned back into text.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HASHES_FIELD_NUMBER: _builtins.int
+    SHARES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """One for each beginning, the shortest first. At most 64."""
+
+    @_builtins.property
+    def shares(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """How much of the input each one is, 0 to 1, as many as there are hashes."""
+
+    def __init__(
+        self,
+        *,
+        hashes: _abc.Iterable[_builtins.int] | None = ...,
+        shares: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hashes", b"hashes", "shares", b"shares"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InputMarks: _TypeAlias = InputMarks  # noqa: Y015
 
 @_typing.final
 class Continuation(_message.Message):
@@ -647,6 +685,49 @@ class WatchStatsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchStatsResponse: _TypeAlias = WatchStatsResponse  # noqa: Y015
+
+@_typing.final
+class WatchPrefixesRequest(_message.Message):
+    """WatchPrefixesRequest asks which beginnings there are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchPrefixesRequest: _TypeAlias = WatchPrefixesRequest  # noqa: Y015
+
+@_typing.final
+class WatchPrefixesResponse(_message.Message):
+    """WatchPrefixesResponse replaces the one before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HASHES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The marks that came with requests and whose beginnings the worker still has; at most 4096, those of
+        the latest requests.
+        """
+
+    def __init__(
+        self,
+        *,
+        hashes: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hashes", b"hashes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchPrefixesResponse: _TypeAlias = WatchPrefixesResponse  # noqa: Y015
 
 @_typing.final
 class DropPagesRequest(_message.Message):

@@ -27,8 +27,8 @@ if _version_not_supported:
 
 class WorkerServiceStub:
     """WorkerService runs requests on the worker's model. Gateways call Run, FindStream, ReleaseStreams,
-    StopStream, Embed, Tokenize and Detokenize, DropPages and SetPageBudgets; the engine host calls
-    Drain; both call WatchStats.
+    StopStream, Embed, Tokenize and Detokenize, DropPages, SetPageBudgets and WatchPrefixes; the engine
+    host calls Drain; both call WatchStats.
     """
 
     def __init__(self, channel):
@@ -97,6 +97,11 @@ class WorkerServiceStub:
                 request_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.PruneCheckpointsRequest.SerializeToString,
                 response_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.PruneCheckpointsResponse.FromString,
                 _registered_method=True)
+        self.WatchPrefixes = channel.unary_stream(
+                '/caravan.engine.v1.WorkerService/WatchPrefixes',
+                request_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.WatchPrefixesRequest.SerializeToString,
+                response_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.WatchPrefixesResponse.FromString,
+                _registered_method=True)
         self.Drain = channel.unary_unary(
                 '/caravan.engine.v1.WorkerService/Drain',
                 request_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.DrainRequest.SerializeToString,
@@ -106,8 +111,8 @@ class WorkerServiceStub:
 
 class WorkerServiceServicer:
     """WorkerService runs requests on the worker's model. Gateways call Run, FindStream, ReleaseStreams,
-    StopStream, Embed, Tokenize and Detokenize, DropPages and SetPageBudgets; the engine host calls
-    Drain; both call WatchStats.
+    StopStream, Embed, Tokenize and Detokenize, DropPages, SetPageBudgets and WatchPrefixes; the engine
+    host calls Drain; both call WatchStats.
     """
 
     def Run(self, request, context):
@@ -195,6 +200,14 @@ class WorkerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchPrefixes(self, request, context):
+        """WatchPrefixes tells which beginnings of texts the worker has in memory or on disk: at once, and
+        again when that has changed, about once a second.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Drain(self, request, context):
         """Drain stops admission, waits for what runs up to a time, and ends the rest.
         """
@@ -265,6 +278,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     request_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.PruneCheckpointsRequest.FromString,
                     response_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.PruneCheckpointsResponse.SerializeToString,
             ),
+            'WatchPrefixes': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchPrefixes,
+                    request_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.WatchPrefixesRequest.FromString,
+                    response_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.WatchPrefixesResponse.SerializeToString,
+            ),
             'Drain': grpc.unary_unary_rpc_method_handler(
                     servicer.Drain,
                     request_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.DrainRequest.FromString,
@@ -280,8 +298,8 @@ def add_WorkerServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class WorkerService:
     """WorkerService runs requests on the worker's model. Gateways call Run, FindStream, ReleaseStreams,
-    StopStream, Embed, Tokenize and Detokenize, DropPages and SetPageBudgets; the engine host calls
-    Drain; both call WatchStats.
+    StopStream, Embed, Tokenize and Detokenize, DropPages, SetPageBudgets and WatchPrefixes; the engine
+    host calls Drain; both call WatchStats.
     """
 
     @staticmethod
@@ -598,6 +616,33 @@ class WorkerService:
             '/caravan.engine.v1.WorkerService/PruneCheckpoints',
             caravan_dot_engine_dot_v1_dot_worker__service__pb2.PruneCheckpointsRequest.SerializeToString,
             caravan_dot_engine_dot_v1_dot_worker__service__pb2.PruneCheckpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchPrefixes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/caravan.engine.v1.WorkerService/WatchPrefixes',
+            caravan_dot_engine_dot_v1_dot_worker__service__pb2.WatchPrefixesRequest.SerializeToString,
+            caravan_dot_engine_dot_v1_dot_worker__service__pb2.WatchPrefixesResponse.FromString,
             options,
             channel_credentials,
             insecure,

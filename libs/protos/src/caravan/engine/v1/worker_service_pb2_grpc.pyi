@@ -28,8 +28,8 @@ GRPC_VERSION: str
 
 class WorkerServiceStub:
     """WorkerService runs requests on the worker's model. Gateways call Run, FindStream, ReleaseStreams,
-    StopStream, Embed, Tokenize and Detokenize, DropPages and SetPageBudgets; the engine host calls
-    Drain; both call WatchStats.
+    StopStream, Embed, Tokenize and Detokenize, DropPages, SetPageBudgets and WatchPrefixes; the engine
+    host calls Drain; both call WatchStats.
     """
 
     @_typing.overload
@@ -62,14 +62,18 @@ class WorkerServiceStub:
     """GetCheckpoints tells what the next worker would find of this one."""
     PruneCheckpoints: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.PruneCheckpointsRequest, _worker_service_pb2.PruneCheckpointsResponse]
     """PruneCheckpoints gives up what nobody needs of it now."""
+    WatchPrefixes: _grpc.UnaryStreamMultiCallable[_worker_service_pb2.WatchPrefixesRequest, _worker_service_pb2.WatchPrefixesResponse]
+    """WatchPrefixes tells which beginnings of texts the worker has in memory or on disk: at once, and
+    again when that has changed, about once a second.
+    """
     Drain: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.DrainRequest, _worker_service_pb2.DrainResponse]
     """Drain stops admission, waits for what runs up to a time, and ends the rest."""
 
 @_typing.type_check_only
 class WorkerServiceAsyncStub(WorkerServiceStub):
     """WorkerService runs requests on the worker's model. Gateways call Run, FindStream, ReleaseStreams,
-    StopStream, Embed, Tokenize and Detokenize, DropPages and SetPageBudgets; the engine host calls
-    Drain; both call WatchStats.
+    StopStream, Embed, Tokenize and Detokenize, DropPages, SetPageBudgets and WatchPrefixes; the engine
+    host calls Drain; both call WatchStats.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -99,13 +103,17 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """GetCheckpoints tells what the next worker would find of this one."""
     PruneCheckpoints: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.PruneCheckpointsRequest, _worker_service_pb2.PruneCheckpointsResponse]  # type: ignore[assignment]
     """PruneCheckpoints gives up what nobody needs of it now."""
+    WatchPrefixes: _aio.UnaryStreamMultiCallable[_worker_service_pb2.WatchPrefixesRequest, _worker_service_pb2.WatchPrefixesResponse]  # type: ignore[assignment]
+    """WatchPrefixes tells which beginnings of texts the worker has in memory or on disk: at once, and
+    again when that has changed, about once a second.
+    """
     Drain: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.DrainRequest, _worker_service_pb2.DrainResponse]  # type: ignore[assignment]
     """Drain stops admission, waits for what runs up to a time, and ends the rest."""
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     """WorkerService runs requests on the worker's model. Gateways call Run, FindStream, ReleaseStreams,
-    StopStream, Embed, Tokenize and Detokenize, DropPages and SetPageBudgets; the engine host calls
-    Drain; both call WatchStats.
+    StopStream, Embed, Tokenize and Detokenize, DropPages, SetPageBudgets and WatchPrefixes; the engine
+    host calls Drain; both call WatchStats.
     """
 
     @_abc_1.abstractmethod
@@ -205,6 +213,16 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_worker_service_pb2.PruneCheckpointsResponse, _abc.Awaitable[_worker_service_pb2.PruneCheckpointsResponse]]:
         """PruneCheckpoints gives up what nobody needs of it now."""
+
+    @_abc_1.abstractmethod
+    def WatchPrefixes(
+        self,
+        request: _worker_service_pb2.WatchPrefixesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_worker_service_pb2.WatchPrefixesResponse], _abc.AsyncIterator[_worker_service_pb2.WatchPrefixesResponse]]:
+        """WatchPrefixes tells which beginnings of texts the worker has in memory or on disk: at once, and
+        again when that has changed, about once a second.
+        """
 
     @_abc_1.abstractmethod
     def Drain(
