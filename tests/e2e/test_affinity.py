@@ -5,7 +5,7 @@ import threading
 
 import grpc
 import pytest
-from test_failover import SETTINGS, Client, await_call, request
+from stream_readers import SETTINGS, Client, await_call, request
 
 from caravan.engine.v1 import worker_stats_pb2 as stats_pb
 from caravan.gateway.v1 import gateway_admin_service_pb2 as gateway_pb

@@ -4,7 +4,7 @@ import signal
 
 import grpc
 import pytest
-from test_failover import SAMPLING, SETTINGS, Client, Reader, await_call
+from stream_readers import SAMPLING, SETTINGS, Client, Reader, await_call
 
 from caravan.gateway.v1 import gateway_admin_service_pb2 as gateway_pb
 from caravan.gateway.v1 import gateway_admin_service_pb2_grpc as gateway_grpc

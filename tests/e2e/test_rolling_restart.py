@@ -12,8 +12,8 @@ import threading
 from dataclasses import dataclass
 
 import pytest
+from stream_readers import SETTINGS
 from test_deaths import check_leftovers, metric
-from test_failover import SETTINGS
 
 from caravan_client import Caravan, Delta, Finished, Started
 from caravan_testkit.stack import running_stack

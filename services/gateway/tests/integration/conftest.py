@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # importlib mode doesn't
 
 from gateway_client import ADMIN_KEY, KEY, Client, until
 from gateway_fakes import FakeEngine, FakePolicy, FakeTelemetry, FakeWorker
+from worker_fleet import Fleet
 
 
 @pytest.fixture(scope="session")
@@ -148,3 +149,23 @@ async def client(gateway, client_of):
 @pytest.fixture
 async def admin(gateway, client_of):
     return client_of(gateway, ADMIN_KEY)
+
+
+@pytest.fixture
+async def fleet(home, engine):
+    made = []
+
+    async def make_worker():
+        made.append(FakeWorker(home))
+        made[-1].pause_s = 0.01
+        await made[-1].start()
+        return made[-1]
+
+    engine.endpoints.clear()
+    fleet = Fleet(engine, make_worker)
+    await fleet.add("w1")
+    yield fleet
+    for wire in fleet.wires.values():
+        await wire.cut()
+    for worker in made:
+        await worker.stop()

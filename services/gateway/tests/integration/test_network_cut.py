@@ -9,11 +9,9 @@ import grpc.aio
 import pytest
 from gateway_client import announced, until
 from gateway_fakes import Wire
-from test_failover import begun, check_whole, fleet, rest_of
+from worker_fleet import begun, check_whole, rest_of
 
 from caravan.inference.v1 import embedding_pb2 as embedding_pb
-
-__all__ = ["fleet"]  # a fixture
 
 QUICK = {"keepalive_s": 1.0, "keepalive_timeout_s": 0.5}
 
