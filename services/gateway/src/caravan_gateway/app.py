@@ -24,26 +24,19 @@ from caravan_gateway.clients.forwarding import ServiceForwarder
 from caravan_gateway.clients.kept_streams import KeptStreams
 from caravan_gateway.clients.policy_client import PolicyClient
 from caravan_gateway.clients.policy_watch import PolicyWatch
-from caravan_gateway.clients.prefix_watch import PrefixWatch
 from caravan_gateway.clients.stored_pages import StoredPages
 from caravan_gateway.clients.telemetry_client import TelemetryClient
 from caravan_gateway.clients.worker_channels import WorkerChannels
 from caravan_gateway.clients.worker_checkpoints import WorkerCheckpoints
 from caravan_gateway.clients.worker_drain import WorkerDrain
 from caravan_gateway.config import GatewaySettings
-from caravan_gateway.domain.admission import Route
-from caravan_gateway.domain.affinity import HeldPrefixes
-from caravan_gateway.domain.arrival import ArrivalRules, Arrivals
 from caravan_gateway.domain.authenticator import AuthenticationLimits, Authenticator
 from caravan_gateway.domain.authorizer import Authorizer
-from caravan_gateway.domain.circuit_breaker import CircuitBreakers
 from caravan_gateway.domain.failover import FailoverRules
 from caravan_gateway.domain.listener import require_safe_listener
 from caravan_gateway.domain.models import ModelCatalog
 from caravan_gateway.domain.poison import PoisonRules, PoisonWatch
 from caravan_gateway.domain.policy_view import PolicyView
-from caravan_gateway.domain.routing import Router
-from caravan_gateway.domain.routing_strategies import RoutingName, strategy_named
 from caravan_gateway.metrics import (
     CallMetrics,
     FailoverMetrics,
@@ -53,10 +46,10 @@ from caravan_gateway.metrics import (
     declare_gauges,
 )
 from caravan_gateway.pipelines import PipelineParts, Pipelines
+from caravan_gateway.placing import Placing
 from caravan_gateway.rpc.convert_specs import spec_from
 from caravan_gateway.rpc.gateway_admin_servicer import GatewayAdminServicer
 from caravan_gateway.rpc.inference_servicer import InferenceServicer
-from caravan_gateway.rpc.input_marks import marks_of
 from caravan_gateway.rpc.model_servicer import ModelServicer
 from caravan_gateway.rpc.policy_admin_servicer import PolicyAdminServicer
 from caravan_gateway.rpc.stream_servicer import StreamServicer
@@ -86,7 +79,6 @@ SERVICE = "gateway"
 VERSION = metadata.version("caravan-gateway")
 # For answers that are on their way when the listener closes.
 _LAST_ANSWERS_S = 0.5
-_MAX_BREAKER_S = 30.0
 
 _PUBLIC_SERVICES = (
     inference_pb.DESCRIPTOR.services_by_name["InferenceService"],
@@ -114,24 +106,8 @@ class GatewayApp:
         self._readiness = Readiness(("policy", "engine", "serving"))
         self._view = PolicyView()
         self._catalog = ModelCatalog(settings.engine.addresses)
-        self._held = HeldPrefixes()
-        self._router = Router(
-            self._catalog,
-            strategy_named(settings.engine.routing, settings.engine.affinity_calls),
-            breakers=CircuitBreakers(
-                first_rest_s=settings.failover.breaker_s, max_rest_s=_MAX_BREAKER_S
-            ),
-            clock=time.monotonic,
-            held=self._held,
-        )
         failover = settings.failover
         self._keepalive = Keepalive(failover.keepalive_s, failover.keepalive_timeout_s)
-        self._arrivals = Arrivals(
-            self._router,
-            ArrivalRules(failover.arrival_timeout_s),
-            clock=time.monotonic,
-            sleep=asyncio.sleep,
-        )
         self._tracing = self._make_tracing()
         self._workers = WorkerChannels(
             self._tls,
@@ -140,6 +116,7 @@ class GatewayApp:
             gateway_id=settings.name,
             keepalive=self._keepalive,
         )
+        self._placing = Placing(settings, self._catalog, self._workers)
         self._streams = KeptStreams(self._catalog, self._workers, spec_from)
         self._call_metrics = CallMetrics(self._instruments)
         self._live_calls = LiveCalls(
@@ -262,8 +239,7 @@ class GatewayApp:
 
     def _start_engine_hosts(self) -> None:
         self._resources.push_async_callback(self._workers.close)
-        self._prefixes = PrefixWatch(self._workers, self._held)
-        self._resources.push_async_callback(self._prefixes.close)
+        self._resources.push_async_callback(self._placing.close)
         channels = [
             (address, self._open_channel(address, "engine"))
             for address in self._settings.engine.addresses
@@ -283,8 +259,8 @@ class GatewayApp:
                 authenticator=self._authenticator,
                 authorizer=self._authorizer,
                 catalog=self._catalog,
-                router=self._router,
-                route=self._route(),
+                router=self._placing.router,
+                route=self._placing.route(),
                 streams=self._streams,
                 runner=self._make_runner(),
                 metrics=GenerationMetrics(self._instruments, clock=time.monotonic),
@@ -305,16 +281,11 @@ class GatewayApp:
         self._run_in_background(ledger.run(), "stream ledger")
         return ledger
 
-    def _route(self) -> Route:
-        if self._knows_prefixes:
-            return Route(self._catalog, self._arrivals, marks_of)
-        return Route(self._catalog, self._arrivals)
-
     def _make_runner(self) -> FailingOver:
         settings = self._settings.failover
         return FailingOver(
             self._workers,
-            self._router,
+            self._placing.router,
             PoisonWatch(PoisonRules(settings.poison_deaths, settings.poison_window_s)),
             FailoverTools(
                 rules=FailoverRules(settings.timeout_s),
@@ -378,8 +349,8 @@ class GatewayApp:
                 "decision_cache_entries": lambda: len(self._authorizer.answers),
                 "workers_known": lambda: self._catalog.num_endpoints,
                 "worker_channels": lambda: len(self._workers),
-                "calls_without_worker": lambda: self._arrivals.num_waiting,
-                "worker_calls_active": lambda: self._router.num_leases,
+                "calls_without_worker": lambda: self._placing.arrivals.num_waiting,
+                "worker_calls_active": lambda: self._placing.router.num_leases,
                 "policy_connected": lambda: self._view.connected,
                 "engine_hosts_connected": lambda: self._catalog.num_connected_hosts,
             },
@@ -419,13 +390,8 @@ class GatewayApp:
     def _on_policy_state(self, wrong: str) -> None:
         self._note("policy", wrong)
 
-    @property
-    def _knows_prefixes(self) -> bool:
-        return self._settings.engine.routing is RoutingName.ADAPTIVE
-
     def _on_engine_state(self) -> None:
-        if self._knows_prefixes:
-            self._prefixes.follow(self._catalog.endpoints())
+        self._placing.heard()
         reachable = self._catalog.num_connected_hosts
         self._note("engine", "" if reachable else "no engine host can be reached")
 
