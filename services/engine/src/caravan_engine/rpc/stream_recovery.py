@@ -99,9 +99,9 @@ class StreamRecovery:
         else:
             self._keeping.stop(request)
 
-    def give_up(self) -> int:
-        """Gives up what nobody has asked for; returns how many there were."""
-        names = tuple(self._waiting)
+    def give_up(self, tenant: str | None = None) -> int:
+        """Gives up what nobody has asked for, of all tenants if None; returns how many it was."""
+        names = [name for name in self._waiting if tenant in (None, name.tenant)]
         for name in names:
             self._forget(name)
         if names:

@@ -229,6 +229,7 @@ class WorkerServicer:
         _require_peer(call, "engine", "gateway")
         self._require_model(request.model)
         tenant = dropped_tenant_of(request)
+        self._streams.give_up(tenant)
         num_dropped = await asyncio.wrap_future(self._engine.drop_pages(tenant))
         extra = {"model": self._model.name, "tenant": tenant, "page_count": num_dropped}
         _log.info("a tenant's pages dropped", extra=extra)

@@ -257,7 +257,11 @@ async def test_it_is_given_up_on_order_when_stopped_and_when_its_gateway_drops_i
     def give_up(worker):
         assert worker.streams.give_up() == 1
 
-    for end in (stop, release, give_up):
+    def give_up_tenant(worker):
+        assert worker.streams.give_up("other") == 0
+        assert worker.streams.give_up("acme") == 1
+
+    for end in (stop, release, give_up, give_up_tenant):
         worker = make_worker(recorded)
         end(worker)
         assert worker.recorded() == []
