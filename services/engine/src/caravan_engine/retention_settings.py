@@ -21,8 +21,8 @@ class RetentionSettings(Section):
         "so many.",
     )
     total_bytes: int = Field(
-        256 * 2**20,
+        64 * 2**20,
         ge=2**20,
-        description="Bytes that are kept of all streams; beyond that those are given up that "
-        "nobody has read for longest.",
+        description="Bytes that are kept of all streams; beyond that those are given up first "
+        "that are over, and then those that nobody has read for longest.",
     )

@@ -26,7 +26,7 @@ class RetentionLimits:
 
     time_s: float = 60.0  # without a reader; 0: all end with their reader
     stream_bytes: int = 2**20  # of one generation, which waits for its reader when it has so many
-    total_bytes: int = 256 * 2**20  # of all; beyond that those go whose reader left first
+    total_bytes: int = 64 * 2**20  # of all; beyond that those go first that are over
     account_s: float = 60.0  # for which others wait for somebody to account for them
 
 
@@ -327,9 +327,14 @@ class RetainedStreams:
         self.num_bytes += stream.num_bytes - self._sizes[stream]
         self._sizes[stream] = stream.num_bytes
         while self.num_bytes > self._limits.total_bytes and self._left:
-            self.abandon(next(iter(self._left)))
+            self.abandon(self._least_wanted())
         if self.num_bytes > self._limits.total_bytes:
             self.forget(stream)  # it has a reader, and ends with it
+
+    def _least_wanted(self) -> RetainedStream:
+        """One that is over, and was most likely received; else the one that was left first."""
+        over = (each for each in self._left if each.is_over and each.is_accounted)
+        return next(over, None) or next(iter(self._left))
 
     def forget(self, stream: RetainedStream) -> None:
         """It is kept no more."""

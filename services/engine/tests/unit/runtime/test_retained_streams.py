@@ -337,6 +337,26 @@ async def test_those_that_were_left_first_go_when_all_have_too_much(make_world):
     assert world.streams.num_bytes <= 5000
 
 
+async def test_those_that_are_over_go_before_those_that_were_left_first(make_world):
+    world = make_world(total_bytes=5000, stream_bytes=10_000)
+    events = (STARTED, *(delta(at, at) for at in range(10)))
+    source, left = world.begin("left")
+    source.send(*events)
+    reader = Reader(left)
+    await reader.got(11)
+    await reader.leave()
+    source, over = world.begin("over")
+    source.send(*events, None)
+    await Reader(over).end()
+    world.streams.release([over.origin.usage_id], [])
+    source, _ = world.begin("growing")
+    source.send(*events)
+    await Reader(world.streams.of_usage("usage-growing")).got(11)
+    assert world.streams.of_usage("usage-over") is None
+    assert world.streams.of_usage("usage-left") is left
+    assert world.abandoned == []
+
+
 async def test_one_that_grows_over_everything_is_not_kept_and_ends_with_its_reader(make_world):
     world = make_world(total_bytes=1000, stream_bytes=10_000)
     source, stream = world.begin()
