@@ -1,13 +1,10 @@
 """Composition root of the gateway: what is built from what, and the order of start and stop."""
 
-import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine
 from functools import partial
 from importlib import metadata
-from typing import Any
 
 import grpc.aio
 
@@ -52,9 +49,11 @@ from caravan_gateway.rpc.gateway_admin_servicer import GatewayAdminServicer
 from caravan_gateway.rpc.inference_servicer import InferenceServicer
 from caravan_gateway.rpc.model_servicer import ModelServicer
 from caravan_gateway.rpc.policy_admin_servicer import PolicyAdminServicer
+from caravan_gateway.rpc.public_server import make_public_server
 from caravan_gateway.rpc.stream_servicer import StreamServicer
 from caravan_gateway.rpc.trace_query_servicer import TraceQueryServicer
 from caravan_gateway.runtime.access import AccessGate
+from caravan_gateway.runtime.background import run_in_background
 from caravan_gateway.runtime.call_spans import CallSpans
 from caravan_gateway.runtime.failover import FailingOver, FailoverTools
 from caravan_gateway.runtime.gateway_status import Dependency, GatewayStatus
@@ -70,8 +69,7 @@ from caravan_obskit.otlp import OtlpSender
 from caravan_obskit.readiness import Readiness
 from caravan_obskit.tracing import Tracing, edge_sampler, lost_spans_counter, no_sampler
 from caravan_rpckit.channel import Keepalive, open_channel
-from caravan_rpckit.server import RpcServer
-from caravan_rpckit.tls import PublicTls, TlsIdentity
+from caravan_rpckit.tls import TlsIdentity
 from caravan_servicekit.addresses import split_address
 from caravan_servicekit.data_directory import DataDirectory
 
@@ -125,7 +123,9 @@ class GatewayApp:
             clock=time.monotonic,
             num_open=lambda: self._call_metrics.num_active,
         )
-        self._server = self._make_server()
+        self._server = make_public_server(
+            self._settings.server, self._call_metrics, self._tracing.calls
+        )
         self._resources = contextlib.AsyncExitStack()
         self.port = 0
         self.ops_port = 0
@@ -153,7 +153,7 @@ class GatewayApp:
         await self._start_access()
         self._start_engine_hosts()
         self._add_servicers()
-        self._run_in_background(self._live_calls.watch_stalls(), "stalled readers")
+        run_in_background(self._resources, self._live_calls.watch_stalls(), "stalled readers")
         self._resources.push_async_callback(self._server.stop, _LAST_ANSWERS_S)
         await self._server.start()
         self.port = self._server.port
@@ -197,7 +197,7 @@ class GatewayApp:
             clock=time.monotonic,
         )
         self._resources.push_async_callback(self._usage.finish)
-        self._run_in_background(self._usage.run(), "usage delivery")
+        run_in_background(self._resources, self._usage.run(), "usage delivery")
 
     async def _start_access(self) -> None:
         settings = self._settings.policy
@@ -235,7 +235,7 @@ class GatewayApp:
         sync = PolicySync(self._view, self._authenticator, self._authorizer, self._live_calls)
         self._resources.push_async_callback(sync.close)
         self._policy_watch = PolicyWatch(channel, sync, on_state=self._on_policy_state)
-        self._run_in_background(self._policy_watch.run(), "policy watch")
+        run_in_background(self._resources, self._policy_watch.run(), "policy watch")
 
     def _start_engine_hosts(self) -> None:
         self._resources.push_async_callback(self._workers.close)
@@ -251,7 +251,7 @@ class GatewayApp:
             on_change=self._on_engine_state,
             tracing=self._tracing.calls,
         )
-        self._run_in_background(self._hosts.run(), "engine watch")
+        run_in_background(self._resources, self._hosts.run(), "engine watch")
 
     def _make_pipelines(self) -> Pipelines:
         return Pipelines(
@@ -278,7 +278,7 @@ class GatewayApp:
             num_written=lambda: self._usage.num_written,
         )
         self._workers.tell_through(ledger)
-        self._run_in_background(ledger.run(), "stream ledger")
+        run_in_background(self._resources, ledger.run(), "stream ledger")
         return ledger
 
     def _make_runner(self) -> FailingOver:
@@ -303,19 +303,6 @@ class GatewayApp:
             sampler=edge_sampler(settings.sample_ratio) if settings.enabled else no_sampler(),
             starts_traces=True,
             on_lost=lost_spans_counter(self._instruments),
-        )
-
-    def _make_server(self) -> RpcServer:
-        settings = self._settings.server
-        tls = None
-        if settings.tls_certificate_path is not None and settings.tls_key_path is not None:
-            tls = PublicTls(settings.tls_certificate_path, settings.tls_key_path)
-        return RpcServer(
-            settings.address,
-            tls=tls,
-            observers=(self._call_metrics,),
-            announce_request_id=True,
-            tracing=self._tracing.calls,
         )
 
     def _add_servicers(self) -> None:
@@ -411,18 +398,3 @@ class GatewayApp:
         )
         self._resources.push_async_callback(channel.close)
         return channel
-
-    def _run_in_background(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        task = asyncio.create_task(work, name=name)
-        task.add_done_callback(_log_death)
-        self._resources.push_async_callback(_end, task)
-
-
-def _log_death(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        _log.critical("%s has stopped working", task.get_name(), exc_info=error)
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
