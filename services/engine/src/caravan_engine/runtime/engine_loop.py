@@ -21,7 +21,6 @@ from caravan_engine.domain.request import (
     GenerationRequest,
     check_logit_bias,
 )
-from caravan_engine.domain.sampling.token_sampler import TokenSampler
 from caravan_engine.domain.scheduling.batch_policy import make_batch_policy
 from caravan_engine.domain.scheduling.deadline_guard import DeadlineGuard
 from caravan_engine.domain.scheduling.fairness import ClientWeights
@@ -36,6 +35,7 @@ from caravan_engine.runtime.embeddings import EmbeddingJob, VectorWriter
 from caravan_engine.runtime.observers import Observers
 from caravan_engine.runtime.output_stream import EventPacer, OutputStream
 from caravan_engine.runtime.page_mover import PagedMemory
+from caravan_engine.runtime.request_sampler import make_sampler
 from caravan_engine.runtime.resumption import resume, retell
 from caravan_engine.runtime.stats import EngineStats, Gauges, StatsSnapshot
 from caravan_engine.runtime.step_runner import StepRunner
@@ -264,7 +264,7 @@ class EngineLoop:
         stream: OutputStream,
         detokenizer: Detokenizer,
     ) -> TokenSequence:
-        sampler = self._sampler(request, choice_index)
+        sampler = make_sampler(request, choice_index, self._backend)
         emitted = request.emitted(choice_index).tokens
         writer = SequenceWriter(
             stream,
@@ -283,22 +283,6 @@ class EngineLoop:
             num_top_logprobs=request.num_top_logprobs,
             emitted=emitted,
         )
-
-    def _sampler(self, request: GenerationRequest, choice_index: int) -> TokenSampler:
-        vocabulary = self._backend.vocabulary
-        emitted = request.emitted(choice_index)
-        sampler = TokenSampler(
-            request.sampling,
-            seed=request.seed,
-            choice_index=choice_index,
-            candidates=self._backend.candidate_filter(request.sampling),
-            history=(*request.prompt, *emitted.tokens),
-            banned=vocabulary.end_tokens if request.ignore_eos else (),
-            pieces=vocabulary.pieces,
-        )
-        if sampler.mirostat and emitted.mirostat_mu is not None:
-            sampler.mirostat.mu = emitted.mirostat_mu
-        return sampler
 
     def _has_read(self, num_tokens: int) -> None:
         if num_tokens >= self._limits.max_unread_tokens:
