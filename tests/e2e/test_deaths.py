@@ -46,7 +46,9 @@ SETTINGS = {
     "CARAVAN_ENGINE__WORKERS__STABLE_AFTER_S": "0",
     "CARAVAN_ENGINE__WORKERS__HANG_TIMEOUT_S": "4",
     "CARAVAN_ENGINE__WORKERS__DRAIN_TIMEOUT_S": "1",
-    "CARAVAN_ENGINE__RETENTION__TIME_S": "20",
+    # Streams whose worker and gateway die within a moment are found in the journal.
+    "CARAVAN_ENGINE__JOURNAL__ENABLED": "true",
+    "CARAVAN_ENGINE__RETENTION__TIME_S": "45",
     "CARAVAN_GATEWAY__FAILOVER__TIMEOUT_S": "120",
     "CARAVAN_GATEWAY__FAILOVER__POISON_WINDOW_S": "0",  # nothing here is any request's fault
 }
@@ -282,7 +284,7 @@ def check_records(stack, outcomes):
         if each.is_generation and not each.error
     }
     # Those that died with their gateway come from the worker, when it has waited long enough.
-    wait_until(lambda: well.keys() <= recorded(stack).keys(), timeout_s=90, what="all records")
+    wait_until(lambda: well.keys() <= recorded(stack).keys(), timeout_s=150, what="all records")
     found = recorded(stack)
     assert {name: found[name] for name in well} == {name: [value] for name, value in well.items()}
     assert {name: each for name, each in found.items() if len(each) > 1} == {}

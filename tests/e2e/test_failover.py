@@ -84,7 +84,9 @@ def test_many_streams_of_all_kinds_survive_a_death(lossy_stack, client):
     for choice in readers["choices"].choices.values():
         assert len(choice.logprobs) == len(choice.tokens)
         assert all(len(each.top) == 2 for each in choice.logprobs)
-    assert failovers(lossy_stack, "continued") - before == len(readers)
+    # Whoever came to the end of its text before the death has no need to go on.
+    num_continued = failovers(lossy_stack, "continued") - before
+    assert len(readers) - 2 <= num_continued <= len(readers)
 
 
 def test_answers_that_are_not_streamed_survive_a_death(lossy_stack, client):

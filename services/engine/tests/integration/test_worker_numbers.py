@@ -115,6 +115,7 @@ async def test_status_shows_what_is_spilled_to_disk_and_read_again(start_host, v
     host = start_host(
         *("--kv.page-size", str(PAGE), "--kv.host-budget-bytes", "1000000"),
         *("--kv.disk-budget-bytes", "100000000", "--metrics-file", str(log)),
+        *("--kv.checkpoints", "false"),
         load="slow",
     )
     view = await view_of(host)

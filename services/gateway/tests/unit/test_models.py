@@ -116,3 +116,20 @@ def test_what_another_host_says_of_a_model_counts_more_than_one_that_shuts_down(
     catalog.update("b:1", Picture("b", (_model("tiny", ModelState.DRAINING),), leaving=True))
     with pytest.raises(ModelFailedError):
         catalog.endpoints_of("tiny")
+
+
+@pytest.mark.parametrize(
+    ("state", "error"),
+    [({"restarting": True}, WorkerDiedError), ({"starting": True}, ModelLoadingError)],
+)
+def test_whoever_must_ask_every_worker_waits_for_those_that_come(
+    catalog, make_endpoint, state, error
+):
+    ready = make_endpoint("w1")
+    model = ServedModel("tiny", (), ModelState.READY, **state)
+    catalog.update("a:1", Picture("a", (model,), (ready,)))
+    assert catalog.endpoints_of("tiny") == (ready,)
+    with pytest.raises(error):
+        catalog.all_endpoints_of("tiny")
+    catalog.update("a:1", Picture("a", (_model("tiny"),), (ready,)))
+    assert catalog.all_endpoints_of("tiny") == (ready,)

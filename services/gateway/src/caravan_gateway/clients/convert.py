@@ -73,6 +73,9 @@ def _model_from(model: model_pb.Model) -> ServedModel:
         aliases=tuple(model.aliases),
         state=_MODEL_STATES.get(model.state, ModelState.UNLOADED),
         restarting=any(_comes_back(replica, model.state) for replica in model.replicas),
+        starting=any(
+            replica.state == model_pb.REPLICA_STATE_STARTING for replica in model.replicas
+        ),
     )
 
 

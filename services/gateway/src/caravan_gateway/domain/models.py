@@ -28,12 +28,17 @@ class ModelState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model of one host. `restarting`: one of its workers died and comes back."""
+    """A model of one host.
+
+    `restarting`: one of its workers died and comes back. `starting`: one isn't ready yet; after
+    the death of a host it has to be waited for as well.
+    """
 
     name: str
     aliases: tuple[str, ...]
     state: ModelState
     restarting: bool = False
+    starting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +155,11 @@ class ModelCatalog:
         Raises:
             GatewayError: there is none, or one of them is about to come back.
         """
-        models = (each for picture in self._pictures() for each in picture.models)
-        if any(each.restarting for each in models if each.name == model):
+        models = [each for one in self._pictures() for each in one.models if each.name == model]
+        if any(each.restarting for each in models):
             raise WorkerDiedError(model)
+        if any(each.starting for each in models):
+            raise ModelLoadingError(model)
         found = (*self._endpoints(model, connected=True), *self._endpoints(model, connected=False))
         if not found:
             raise self._reason_for_none(model)
