@@ -64,10 +64,11 @@ arch: setup ## import-linter: which code may import which
 test: setup ## all tests (ARGS='-k name' for some)
 	$(BIN)/python -m pytest $(ARGS)
 
-soak: setup ## random events and deaths, for 20 minutes (CARAVAN_SOAK_S=120 CARAVAN_SOAK_DEATHS=200)
+soak: export CARAVAN_SOAK_DEATHS ?= 200
+soak: export CARAVAN_SOAK_PAUSES ?= 50
+soak: setup ## random events, deaths and pauses, for 25 minutes (CARAVAN_SOAK_S=120 CARAVAN_SOAK_DEATHS=200)
 	$(BIN)/python -m pytest -m soak --capture=no --timeout=0 services/engine/tests
-	CARAVAN_SOAK_DEATHS=$${CARAVAN_SOAK_DEATHS:-200} $(BIN)/python -m pytest tests/e2e/test_deaths.py \
-	    --override-ini faulthandler_timeout=0 $(ARGS)
+	$(BIN)/python -m pytest tests/e2e/test_deaths.py --override-ini faulthandler_timeout=0 $(ARGS)
 
 bench-peer: setup ## build llama-server of the same llama.cpp into build/peer, once
 	@$(BIN)/python tests/bench/peer.py

@@ -36,9 +36,10 @@ from caravan_testkit.stack import running_stack
 from caravan_testkit.waiting import wait_until
 
 NUM_DEATHS = int(os.environ.get("CARAVAN_SOAK_DEATHS", "10"))
-SEED = int(os.environ.get("CARAVAN_SOAK_SEED", "2"))  # each kind is among the first ten
-# How often each is among 21 deaths.
-KINDS = {"worker": 9, "pause": 3, "host": 2, "restart": 1, "gateway": 4, "other": 2}
+NUM_PAUSES = int(os.environ.get("CARAVAN_SOAK_PAUSES", "10"))
+SEED = int(os.environ.get("CARAVAN_SOAK_SEED", "2"))
+# How often each is among 10 deaths.
+KINDS = {"worker": 4, "host": 1, "restart": 1, "gateway": 3, "other": 1}
 NUM_CALLERS = 6
 SETTINGS = {
     "CARAVAN_ENGINE__CONTEXT__THREADS": "1",
@@ -198,11 +199,11 @@ class StreamCheck:
 
 
 def drawn_kinds(draw):
-    """Kinds of deaths in an order that is drawn; each has its share of every 21."""
+    """Kinds of deaths, and pauses among them, in an order that is drawn."""
     deck = [kind for kind, count in KINDS.items() for _ in range(count)]
-    while True:
-        draw.shuffle(deck)
-        yield from deck
+    kinds = [*itertools.islice(itertools.cycle(deck), NUM_DEATHS), *["pause"] * NUM_PAUSES]
+    draw.shuffle(kinds)
+    return kinds
 
 
 def end_somebody(stack, kind, draw, callers):
@@ -212,7 +213,7 @@ def end_somebody(stack, kind, draw, callers):
         worker = draw.choice(workers)
         worker.send_signal(signal.SIGKILL if kind == "worker" else signal.SIGSTOP)
         if kind == "pause":
-            time.sleep(draw.uniform(0.1, 6))
+            time.sleep(draw.choice((0.1, 0.5, 1, 2, 6)))  # the last is taken for a death
             if worker.is_running():
                 worker.send_signal(signal.SIGCONT)
         return
@@ -241,13 +242,13 @@ def end_gateway(stack, draw, callers):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120 + 30 * NUM_DEATHS)
+@pytest.mark.timeout(120 + 30 * (NUM_DEATHS + NUM_PAUSES))
 def test_random_deaths_lose_repeat_and_charge_nothing_twice(mortal_stack):
     ending, draw = threading.Event(), random.Random(SEED)
     callers = [Caller(mortal_stack, number, ending) for number in range(NUM_CALLERS)]
     for caller in callers:
         caller.start()
-    for kind in itertools.islice(drawn_kinds(draw), NUM_DEATHS):
+    for kind in drawn_kinds(draw):
         time.sleep(draw.uniform(1, 3))
         try:
             end_somebody(mortal_stack, kind, draw, callers)
