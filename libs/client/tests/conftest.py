@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -537,7 +538,10 @@ def start_command(gateway: FakeGateway):
         running.append(process)
         return process
 
+    # Processes would inherit that it is ignored, as it is where tests run in the background.
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield start
+    signal.signal(signal.SIGINT, earlier)
     for process in running:
         process.kill()
         process.wait(10)
