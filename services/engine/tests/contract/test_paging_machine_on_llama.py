@@ -241,7 +241,7 @@ def run_machine(make_rig, make_disk, make_ledger, loaded):
 
 
 def test_nothing_that_happens_to_pages_changes_a_byte_of_memory(run_machine):
-    assert run_machine(1, num_runs=15, num_steps=30) > 50
+    assert run_machine(1, num_runs=20, num_steps=30) > 100
 
 
 def test_pages_that_leave_when_their_copy_is_made_leave_after_what_was_computed(run_machine):
