@@ -17,8 +17,11 @@ import grpc.aio
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "integration"))
 
+from fake_engine import FakeEngine
+from fake_policy import FakePolicy
+from fake_telemetry import FakeTelemetry
+from fake_worker import FakeWorker
 from gateway_client import KEY, Client, request_of
-from gateway_fakes import FakeEngine, FakePolicy, FakeTelemetry, FakeWorker
 
 from caravan.engine.v1 import worker_service_pb2 as worker_pb
 from caravan.engine.v1 import worker_service_pb2_grpc as worker_grpc

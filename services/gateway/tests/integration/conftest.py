@@ -17,8 +17,11 @@ from caravan_rpckit.certificates import ensure_certificates
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode doesn't
 
+from fake_engine import FakeEngine
+from fake_policy import FakePolicy
+from fake_telemetry import FakeTelemetry
+from fake_worker import FakeWorker
 from gateway_client import ADMIN_KEY, KEY, Client, until
-from gateway_fakes import FakeEngine, FakePolicy, FakeTelemetry, FakeWorker
 from worker_fleet import Fleet
 
 

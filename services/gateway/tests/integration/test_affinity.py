@@ -3,8 +3,8 @@
 import asyncio
 
 import pytest
+from fake_worker import FakeWorker
 from gateway_client import announced, until
-from gateway_fakes import FakeWorker
 
 TEXT = "The caravan goes from well to well. " * 30
 

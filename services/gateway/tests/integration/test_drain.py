@@ -4,8 +4,8 @@ import asyncio
 
 import grpc.aio
 import pytest
+from fake_engine import FakeEngine
 from gateway_client import KEY, failure_of
-from gateway_fakes import FakeEngine
 from test_models import _replica
 
 from caravan.gateway.v1 import gateway_admin_service_pb2 as gateway_pb

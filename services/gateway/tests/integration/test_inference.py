@@ -3,7 +3,7 @@ import asyncio
 import grpc
 import pytest
 from gateway_client import announced, events_of, failure_of, ops, until
-from gateway_fakes import Wire
+from wire import Wire
 
 from caravan.inference.v1 import generation_pb2 as generation_pb
 

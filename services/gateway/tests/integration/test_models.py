@@ -1,8 +1,9 @@
 import asyncio
 
 import pytest
+from fake_engine import FakeEngine
+from fake_worker import FakeWorker
 from gateway_client import ADMIN_KEY, announced, failure_of, metric, until
-from gateway_fakes import FakeEngine, FakeWorker
 
 from caravan.model.v1 import model_pb2
 from caravan.model.v1 import model_service_pb2 as model_pb

@@ -8,7 +8,7 @@ import asyncio
 import grpc.aio
 import pytest
 from gateway_client import announced, until
-from gateway_fakes import Wire
+from wire import Wire
 from worker_fleet import begun, check_whole, rest_of
 
 from caravan.inference.v1 import embedding_pb2 as embedding_pb

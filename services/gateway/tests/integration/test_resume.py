@@ -4,8 +4,8 @@ import asyncio
 
 import grpc.aio
 import pytest
+from fake_worker import FakeWorker
 from gateway_client import ADMIN_KEY, KEY, announced, events_of, failure_of, until
-from gateway_fakes import FakeWorker
 
 from caravan.engine.v1 import worker_service_pb2 as worker_pb
 from caravan.gateway.v1 import stream_service_pb2 as stream_pb

@@ -1,8 +1,8 @@
 """Orders about the pages that workers store."""
 
 import pytest
+from fake_worker import FakeWorker
 from gateway_client import failure_of
-from gateway_fakes import FakeWorker
 from test_models import _replica
 
 from caravan.gateway.v1 import gateway_admin_service_pb2 as gateway_pb

@@ -1,7 +1,7 @@
 """Workers behind wires, and streams that are read while something happens to these."""
 
 import grpc.aio
-from gateway_fakes import Wire
+from wire import Wire
 
 from caravan.model.v1 import model_pb2
 
