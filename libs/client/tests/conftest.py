@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from caravan_client.cli.app import app
 from caravan_rpckit.tls import PublicTls
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode doesn't
@@ -85,6 +87,17 @@ def api_key(monkeypatch: pytest.MonkeyPatch) -> str:
     """A key that the gateway takes, in the environment."""
     monkeypatch.setenv("CARAVAN_API_KEY", KEY)
     return KEY
+
+
+@pytest.fixture
+def run(gateway: FakeGateway, api_key: str, monkeypatch: pytest.MonkeyPatch):
+    """The command in this process, through typer's runner."""
+    monkeypatch.setenv("CARAVAN_ADDRESS", gateway.address)
+
+    def invoke(*arguments: str, stdin: str | bytes = ""):
+        return CliRunner().invoke(app, list(arguments), input=stdin)
+
+    return invoke
 
 
 @pytest.fixture
