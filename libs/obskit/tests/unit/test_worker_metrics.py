@@ -1,13 +1,11 @@
 """The exposed text is compared with the published names, labels and buckets, spelled out here."""
 
-from collections.abc import Iterable, Mapping
-
 import pytest
-from prometheus_client import CollectorRegistry, Metric, generate_latest
+from exposition import histogram, live, parse, replicas, system, value, worker
+from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from caravan.engine.v1 import worker_stats_pb2 as stats_pb
-from caravan.model.v1 import model_pb2 as model_pb
 from caravan_obskit.kv_numbers import KvCounters, KvGauges, PageMove
 from caravan_obskit.worker_metrics import ReplicaCollector, SystemCollector
 from caravan_obskit.worker_numbers import (
@@ -24,19 +22,30 @@ FIRST_TOKEN = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20),
     *(40, 80, 160, 640, 2560),
 )
+
+
 TOKEN = (
     *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20),
     *(40, 80),
 )
+
+
 REQUEST = (
     *(0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920),
     7680,
 )
+
+
 LATENCY_MS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000)
+
 
 # name -> (type, labels of the sums beside `le`)
 MODEL = {"model"}
+
+
 VLLM = {"model_name", "engine"}
+
+
 SYSTEM_FAMILIES: dict[str, tuple[str, set[str]]] = {
     "llama_tokens_generated_total": ("counter", MODEL),
     "llama_prompt_tokens_total": ("counter", MODEL),
@@ -95,6 +104,8 @@ SYSTEM_FAMILIES: dict[str, tuple[str, set[str]]] = {
     "caravan_worker_disk_writes_total": ("counter", MODEL),
     "caravan_worker_disk_losses_total": ("counter", MODEL | {"cause"}),
 }
+
+
 BUCKETS = {
     "llama_request_latency_ms": LATENCY_MS,
     "llm_response_time_histogram": REQUEST,
@@ -107,70 +118,6 @@ BUCKETS = {
     "vllm:request_prefill_time_seconds": REQUEST,
     "vllm:request_decode_time_seconds": REQUEST,
 }
-
-
-def worker(model: str = "bundled", replica: int = 0, **fields: object) -> stats_pb.WorkerStats:
-    stats = stats_pb.WorkerStats(worker_id=f"{model}-{replica}", model=model)
-    stats.replica_index = replica
-    stats.output_tokens_total = 7
-    stats.outcomes.add(outcome="end_of_text", count=2)
-    stats.outcomes.add(outcome="stop_string", count=1)
-    stats.outcomes.add(outcome="length", count=3)
-    stats.outcomes.add(outcome="cancelled", count=4)
-    stats.outcomes.add(outcome="decode_failed", count=5)
-    stats.kv_unit = model_pb.KV_UNIT_PAGES
-    stats.waiting_counts.add(priority=10, count=2)
-    stats.disk_losses.add(cause="displaced", count=1)
-    stats.devices.add(device="CUDA0", used_bytes=1_000, total_bytes=4_000)
-    for name, value in fields.items():
-        setattr(stats, name, value)
-    return stats
-
-
-def histogram(
-    kind: stats_pb.HistogramKind.ValueType, bounds: Iterable[float], counts: Iterable[int]
-) -> stats_pb.Histogram:
-    return stats_pb.Histogram(kind=kind, bounds=bounds, bucket_counts=counts, sum=4.5)
-
-
-def expose(collector: ReplicaCollector | SystemCollector) -> str:
-    registry = CollectorRegistry()
-    registry.register(collector)
-    return generate_latest(registry).decode()
-
-
-def replicas(*workers: stats_pb.WorkerStats) -> str:
-    return expose(ReplicaCollector(lambda: workers))
-
-
-def system(**models: ModelNumbers) -> str:
-    numbers = SystemNumbers(models, {"CUDA0": 9}, requests_per_second=2.5)
-    return expose(SystemCollector(lambda: numbers))
-
-
-def parse(text: str) -> dict[str, Metric]:
-    families = {}
-    for family in text_string_to_metric_families(text):
-        name = f"{family.name}_total" if family.type == "counter" else family.name
-        families[name] = family
-    return families
-
-
-def value(text: str, name: str, **labels: str) -> float | None:
-    registry_samples: Iterable[tuple[str, Mapping[str, str], float]] = (
-        (sample.name, sample.labels, sample.value)
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    )
-    found = [v for n, have, v in registry_samples if n == name and have == labels]
-    assert len(found) <= 1
-    return found[0] if found else None
-
-
-def live(**gauges: float) -> ModelNumbers:
-    counters = WorkerCounters(output_tokens=3, kv=KvCounters(disk_losses={"displaced": 1}))
-    kv = KvGauges(waiting={"10": 1}, units={"pages": 1})
-    return ModelNumbers(counters, WorkerGauges(**gauges, kv=kv))
 
 
 def test_sums_have_exactly_the_published_names_types_and_labels():
