@@ -1,10 +1,12 @@
 """Pages with genuine keys, a disk tier whose news can be waited for, a ledger of real memory."""
 
+import sys
 import threading
 from collections import Counter
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +17,8 @@ from caravan_engine.domain.step import StepPlan
 from caravan_engine.storage.checksums import checksum
 from caravan_engine.storage.disk_pages import DiskPages, DiskSettings
 from caravan_engine.storage.page_files import PageIdentity
+
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode doesn't
 
 DIGEST = "d" * 64
 PAGE_SIZE = 16
