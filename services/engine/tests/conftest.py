@@ -264,6 +264,15 @@ class Rig:
             self.plans.append(plan)
             self.kv.moved(self._runner.run(plan))
 
+    @property
+    def num_computed(self) -> int:
+        """Tokens that the backend computed, those computed again too."""
+        return sum(plan.num_tokens for plan in self.backend.plans)
+
+    def moves(self, kind: type) -> list:
+        """The moves of a kind that were ordered so far."""
+        return [move for plan in self.plans for move in plan.moves if isinstance(move, kind)]
+
     def run(self, max_steps: int = 1000) -> None:
         for _ in range(max_steps):
             if self.step().is_empty:

@@ -61,10 +61,6 @@ def num_positions(backend):
     return sum(end + 1 for end in ends)
 
 
-def moves(rig, kind):
-    return [move for plan in rig.plans for move in plan.moves if isinstance(move, kind)]
-
-
 def test_a_model_with_a_window_says_that_it_can_not_be_cut(window_gguf):
     settings = LlamaCppSettings(model_path=window_gguf, num_cells=64, num_seats=1)
     with closing(LlamaCppBackend(settings)) as backend:
@@ -92,7 +88,7 @@ def test_who_is_parked_goes_on_exactly_where_it_was(rig_with):
     assert low.group.num_parkings == 1
     assert len(high.output.tokens) == 9
     assert low.output.tokens == alone.output.tokens
-    (restored,) = moves(rig, Import)
+    (restored,) = rig.moves(Import)
     assert restored.end == len(PROMPT) + 11  # all that was computed until then
 
 
@@ -128,5 +124,5 @@ def test_many_complete_where_few_have_cells_and_nothing_is_left(rig_with, loaded
     rig.run()
     assert all(len(each.output.tokens) == 90 for each in sequences)
     rig.carry_out_moves()
-    assert moves(rig, Export)
+    assert rig.moves(Export)
     assert num_positions(loaded) == rig.kv.cells.num_used == 0

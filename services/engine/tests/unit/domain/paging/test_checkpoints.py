@@ -13,10 +13,6 @@ SAVING = {"checkpoints": True}
 DEVICE = {"cells_cost_time": False, "num_shelf_ids": 4}
 
 
-def moves(rig, kind):
-    return [move for plan in rig.plans for move in plan.moves if isinstance(move, kind)]
-
-
 def found_by_the_next_worker(make_rig, disk, kv=SAVING):
     """A worker that begins with what is on disk at this moment, and nothing else."""
     rig = make_rig(disk=disk, kv=kv)
@@ -61,7 +57,7 @@ def test_nothing_is_written_early_without_checkpoints(make_rig, make_disk):
 def test_a_page_leaves_the_cells_once(make_rig, make_disk):
     rig = make_rig(disk=make_disk(), kv=SAVING)
     rig.complete(rig.submit(TEXT, max_output=60))
-    starts = [move.info.start for move in moves(rig, Export)]
+    starts = [move.info.start for move in rig.moves(Export)]
     assert sorted(starts) == [0, 16, 32, 48, 64, 80, 96]  # the last one at the end
 
 

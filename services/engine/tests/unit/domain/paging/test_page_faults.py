@@ -8,33 +8,25 @@ PREFIX = bytes(range(40))
 DISK = {"host_budget_bytes": 24 * 48}
 
 
-def run(rig, *sequences):
-    rig.complete(*sequences)
-
-
-def moves(rig, kind):
-    return [move for plan in rig.plans for move in plan.moves if isinstance(move, kind)]
-
-
 def test_a_damaged_page_is_dropped_and_computed_again(make_rig):
     rig = make_rig()
-    run(rig, rig.submit(PREFIX, max_output=2))
+    rig.complete(rig.submit(PREFIX, max_output=2))
     for node in list(rig.kv.store.tree):
         if node.image:
             node.image.data[3] ^= 1
     again = rig.submit(PREFIX + b"!", max_output=4)
     other = rig.submit(b"somebody else", max_output=4)
-    run(rig, again, other)
+    rig.complete(again, other)
     assert rig.kv.store.num_damaged == 1
-    assert moves(rig, Import)
+    assert rig.moves(Import)
 
 
 def test_a_page_that_finds_no_cells_is_computed_again(make_rig):
     rig = make_rig(FakeBackend(refuses=lambda _image: True))
-    run(rig, rig.submit(PREFIX, max_output=2))
+    rig.complete(rig.submit(PREFIX, max_output=2))
     again = rig.submit(PREFIX + b"!", max_output=4)
-    run(rig, again)
-    assert moves(rig, Import)
+    rig.complete(again)
+    assert rig.moves(Import)
 
 
 def on_disk(make_rig, make_disk, length=48):
@@ -42,7 +34,7 @@ def on_disk(make_rig, make_disk, length=48):
     disk = make_disk()
     rig = make_rig(disk=disk, kv=DISK)
     text = bytes(range(length))
-    run(rig, rig.submit(text + b"?", max_output=1))
+    rig.complete(rig.submit(text + b"?", max_output=1))
     rig.kv.store.resize(host_bytes=0, disk_bytes=None)
     disk.write_some()
     rig.step()
@@ -58,7 +50,7 @@ def test_who_waits_for_pages_goes_on_when_the_first_of_them_is_lost(make_rig, ma
     first = next(iter(rig.kv.store.tree))
     disk.lose(first.info.key)
     disk.read_some()
-    run(rig, waiting)
+    rig.complete(waiting)
     assert waiting.group.cached_tokens == 0
 
 
@@ -68,14 +60,14 @@ def test_who_waits_for_pages_goes_on_when_they_are_dropped(make_rig, make_disk):
     rig.step()
     rig.kv.store.drop_all(root_key("", "default"))
     disk.read_some()
-    run(rig, waiting)
+    rig.complete(waiting)
     assert waiting.group.cached_tokens == 0
 
 
 def test_a_dropped_page_whose_writing_could_not_be_stopped_is_forgotten(make_rig, make_disk):
     disk = make_disk()
     rig = make_rig(disk=disk, kv=DISK)
-    run(rig, rig.submit(bytes(range(16)) + b"?", max_output=1))
+    rig.complete(rig.submit(bytes(range(16)) + b"?", max_output=1))
     rig.kv.store.resize(host_bytes=0, disk_bytes=None)
     node = next(iter(rig.kv.store.tree))
     node.is_being_written = False  # an answer to an earlier order came late
@@ -95,15 +87,15 @@ def test_what_led_to_unusable_logits_is_kept_for_nobody(make_rig):
 
 def test_who_shares_a_beginning_that_could_not_be_restored_computes_it_too(make_rig):
     rig = make_rig()
-    run(rig, rig.submit(PREFIX, max_output=2))
+    rig.complete(rig.submit(PREFIX, max_output=2))
     for node in rig.kv.store.tree:
         node.image.data[3] ^= 1
     both = [rig.submit(PREFIX + ending, max_output=4) for ending in (b"one", b"two")]
-    run(rig, *both)
+    rig.complete(*both)
 
 
 def test_a_part_is_not_kept_where_the_page_before_it_has_no_room(make_rig):
     rig = make_rig(kv={"host_budget_bytes": 24 * 12})
-    run(rig, rig.submit(bytes(range(20)), max_output=1))  # 16 and 4
+    rig.complete(rig.submit(bytes(range(20)), max_output=1))  # 16 and 4
     rig.carry_out_moves()
     assert rig.kv.store.num_pages == 0
