@@ -1,6 +1,5 @@
 """A generation that another worker goes on with is the same generation."""
 
-import asyncio
 from dataclasses import replace
 
 import pytest
@@ -8,7 +7,6 @@ import pytest
 from caravan_engine.backends.fake import VOCABULARY_SIZE, FakeBackend, scripted
 from caravan_engine.domain.errors import InvalidFieldError, TokenOutOfRangeError
 from caravan_engine.domain.events import Completed, Delta, Finished, FinishReason, Started
-from caravan_engine.domain.paging.kv_setup import KvOptions, make_kv_manager
 from caravan_engine.domain.request import Continuation, Emitted, GenerationRequest
 from caravan_engine.domain.sampling.options import (
     DryOptions,
@@ -16,50 +14,9 @@ from caravan_engine.domain.sampling.options import (
     SamplingOptions,
     XtcOptions,
 )
-from caravan_engine.domain.scheduling.limits import SchedulerLimits
-from caravan_engine.runtime.engine_loop import EngineLoop
-from caravan_engine.runtime.output_stream import EventPacer, LoopNotifier
-from caravan_engine.runtime.page_mover import PagedMemory
-from caravan_engine.storage.checksums import checksum
 
 TEXT = "a STO-é STOP"
 SAMPLED = SamplingOptions(temperature=5.0, top_k=40)
-
-
-def paged_memory(num_seats, num_cells):
-    options = KvOptions(
-        num_seats=num_seats,
-        num_cells=num_cells,
-        page_size=16,
-        host_budget_bytes=1 << 20,
-        bytes_per_token=24,
-    )
-    return PagedMemory(make_kv_manager(options), checksum)
-
-
-@pytest.fixture
-async def make_engine():
-    engines, fatal = [], []
-
-    def make(backend=None, **limits):
-        backend = backend or FakeBackend()
-        settings = {"num_seats": 4, "num_cells": 4096, "context_tokens": 1000, "token_budget": 64}
-        engine = EngineLoop(
-            backend,
-            SchedulerLimits(**{**settings, **limits}),
-            paged_memory(4, backend.num_cells),
-            notify=LoopNotifier(asyncio.get_running_loop()),
-            on_fatal=fatal.append,
-            pacer=EventPacer(max_interval_s=0),
-        )
-        engine.start()
-        engines.append(engine)
-        return engine
-
-    yield make
-    for engine in engines:
-        await asyncio.to_thread(engine.stop)
-    assert fatal == []
 
 
 def request(prompt=b"prompt", **fields):
