@@ -5,7 +5,6 @@ stamp with what it was made from, so a second run only compares stamps.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import platform
@@ -14,7 +13,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import venv
 from collections.abc import Callable, Iterator
@@ -22,6 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import built_wheels
+from built_wheels import BuiltWheels, digest
 from progress import CommandError, say, watch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -172,11 +172,11 @@ def install_build_tools() -> None:
 
 def install_llama(arguments: list[str]) -> None:
     """Installs llama.cpp's bindings, compiled for this machine now or by an earlier setup."""
-    folder = wheel_cache() / digest(*wheel_inputs(arguments))
-    if not any(folder.glob("*.whl")):
-        build_llama(folder, arguments)
-    wheel = next(folder.glob("*.whl"))
-    pip("install", "--no-deps", "--no-index", "--force-reinstall", str(wheel))
+    folder = built_wheels.cache_folder() / digest(*wheel_inputs(arguments))
+    wheels = BuiltWheels(folder, built_wheels.compiler())
+    if wheels.find() is None:
+        build_llama(wheels.place, arguments)
+    pip("install", "--no-deps", "--no-index", "--force-reinstall", str(wheels.find()))
 
 
 def build_llama(folder: Path, arguments: list[str]) -> None:
@@ -233,27 +233,11 @@ def cmake_arguments() -> list[str]:
 
 
 def wheel_inputs(arguments: list[str]) -> list[str]:
-    """Returns everything that makes one compiled wheel different from another."""
-    return [
-        *(entry(LOCK, LLAMA), *arguments, LLAMA_PROJECT.read_text(), cpu_features()),
-        *(platform.python_version(), sysconfig.get_platform(), *platform.libc_ver()),
-    ]
+    """Returns what one compiled wheel was made from, but for the compiler.
 
-
-def wheel_cache() -> Path:
-    """Returns where wheels compiled on this machine are kept between checkouts."""
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(cache) / "caravan" / "wheels"
-
-
-def cpu_features() -> str:
-    """Names what a natively compiled wheel depends on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except FileNotFoundError:
-        lines = []
-    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return f"{platform.machine()} {flags}"
+    The compiler isn't in the stamp: one that is newer is no reason to compile again.
+    """
+    return [entry(LOCK, LLAMA), *arguments, LLAMA_PROJECT.read_text(), *built_wheels.machine()]
 
 
 def entry(lock: Path, name: str) -> str:
@@ -267,11 +251,6 @@ def entry(lock: Path, name: str) -> str:
 def distributions() -> list[Path]:
     """Returns the pyproject.toml of each distribution of this repository."""
     return sorted([*ROOT.glob("libs/*/pyproject.toml"), *ROOT.glob("services/*/pyproject.toml")])
-
-
-def digest(*parts: str) -> str:
-    """Returns a short digest of `parts`."""
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
 if __name__ == "__main__":
