@@ -3,37 +3,37 @@
 Texts are not compared: companions change rounding, and a near tie then takes another branch. Three
 checks instead: the state is exact (each position has one cell, and the cell holds what a solo
 computation holds), the accounting is exact, and as a backstop each emitted token is within rounding
-of the best in a solo pass. Mutations of the state must fail the first check.
+of the best in a solo pass. `test_state_check` shows that the first check finds what is wrong.
 """
 
 import asyncio
-import sys
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import accumulate
 
-import llama_cpp.llama_cpp as lib
 import numpy as np
 import pytest
+from solo_check import (
+    NUM_CELLS,
+    NUM_SEATS,
+    Solo,
+    by_position,
+    calibrate,
+    distances,
+    load,
+    logit_rounding,
+    say,
+)
 
-from caravan_engine.backends.kv_state import parse_kv_state
-from caravan_engine.backends.llama_cpp import LlamaCppBackend, LlamaCppSettings
 from caravan_engine.domain.events import Delta, Finished
 from caravan_engine.domain.paging.kv_setup import KvOptions, make_kv_manager
 from caravan_engine.domain.request import GenerationRequest
 from caravan_engine.domain.sampling.options import SamplingOptions
-from caravan_engine.domain.sampling.token_sampler import TokenSampler
 from caravan_engine.domain.scheduling.limits import SchedulerLimits
-from caravan_engine.domain.step import Chunk, StepPlan
 from caravan_engine.runtime.engine_loop import EngineLoop
 from caravan_engine.runtime.output_stream import LoopNotifier
 from caravan_engine.runtime.page_mover import PagedMemory
 from caravan_engine.storage.checksums import checksum
-
-NUM_SEATS, NUM_CELLS = 16, 4096
-OUTPUT_TOKENS, CHECK_EVERY = 60, 5
-GREEDY = SamplingOptions(temperature=0)
-SAMPLER = TokenSampler(GREEDY, seed=0, candidates=None, history=())
 
 
 @dataclass(frozen=True)
@@ -46,19 +46,10 @@ class Load:
     watched_step: int
 
 
+OUTPUT_TOKENS, CHECK_EVERY = 60, 5
+GREEDY = SamplingOptions(temperature=0)
 SIXTEEN = Load(num_seats=16, num_streams=28, token_budget=48, watched_step=60)
 SIXTY_FOUR = Load(num_seats=64, num_streams=96, token_budget=512, watched_step=25)
-
-
-def load(path, *, num_seats=NUM_SEATS, num_cells=NUM_CELLS):
-    return LlamaCppBackend(
-        LlamaCppSettings(
-            model_path=path,
-            num_cells=num_cells,
-            num_seats=num_seats + 2,  # two sequences more for the mutations
-            batch_tokens=512,
-        )
-    )
 
 
 @pytest.fixture(scope="module")
@@ -72,33 +63,6 @@ def solo(tiny_gguf):
     """Computes sequences alone, from scratch."""
     with closing(load(tiny_gguf)) as backend:
         yield Solo(backend)
-
-
-class Solo:
-    def __init__(self, backend):
-        self._backend = backend
-
-    def state(self, tokens, *, chunk_tokens=512):
-        """Returns K and V by position, each row as one vector: (position, features)."""
-        self._compute(tokens, chunk_tokens)
-        rows = by_position(self._backend.export_state(0))
-        self._backend.release(0)
-        return rows
-
-    def logits(self, tokens, first, *, chunk_tokens=512):
-        """Returns the logits after each of `tokens[first:]`; what is before comes in chunks."""
-        self._compute(tokens[:first], chunk_tokens)
-        rows = [
-            self._backend.decode(StepPlan((), (Chunk(0, at, (tokens[at],), SAMPLER),)))[0].copy()
-            for at in range(first, len(tokens))
-        ]
-        self._backend.release(0)
-        return np.array(rows)
-
-    def _compute(self, tokens, chunk_tokens):
-        for start in range(0, len(tokens), chunk_tokens):
-            part = tuple(tokens[start : start + chunk_tokens])
-            self._backend.decode(StepPlan((), (Chunk(0, start, part, None),)))
 
 
 class Watched:
@@ -161,47 +125,6 @@ class Watched:
                 for seq_id, tokens in self.ledger.items()
             }
         return rows
-
-
-def by_position(state):
-    parsed = parse_kv_state(state)
-    order = np.argsort(parsed.positions)
-    layers = [rows[order].view(np.float16).astype(np.float32) for rows in parsed.keys]
-    layers += [rows[order].view(np.float16).astype(np.float32) for rows in parsed.values]
-    return layers
-
-
-def distances(one, other):
-    """Returns for each position the largest relative distance over all layers' K and V."""
-    per_layer = [
-        np.linalg.norm(a - b, axis=1) / np.linalg.norm(b, axis=1)
-        for a, b in zip(one, other, strict=True)
-    ]
-    return np.max(per_layer, axis=0)
-
-
-def calibrate(solo, tokens):
-    """Returns how far rounding moves a row, how near the rows of wrong cells come, and a bound."""
-    whole = solo.state(tokens)
-    rounding = max(
-        distances(solo.state(tokens, chunk_tokens=size), whole).max() for size in (1, 7, 64)
-    )
-    shifted = [np.roll(layer, 1, axis=0) for layer in whole]
-    wrong = np.quantile(distances(shifted, whole), 0.01)
-    bound = float(np.sqrt(max(rounding, 1e-3) * wrong))
-    say(f"K/V rows: rounding up to {rounding:.2e}, wrong cells from {wrong:.2e}, bound {bound:.2e}")
-    assert rounding * 10 < wrong
-    return bound
-
-
-def logit_rounding(solo, tokens):
-    """Returns how far the division of a history into chunks moves the logits after it."""
-    one, other = (solo.logits(tokens, len(tokens) - 1, chunk_tokens=size) for size in (512, 1))
-    return np.abs(one - other).max()
-
-
-def say(line):
-    print(line, file=sys.stderr)
 
 
 def prompt(number):
@@ -275,9 +198,6 @@ def tokens_of(events):
     return [token for event in events if isinstance(event, Delta) for token in event.token_ids]
 
 
-# ── the three checks ──
-
-
 def test_each_position_of_each_sequence_has_exactly_one_cell_after_every_step(run):
     watched, _ = run
     assert watched.faults == []
@@ -328,8 +248,6 @@ def test_every_emitted_token_is_within_rounding_of_the_best(run, solo):
     say(f"logits: emitted tokens at most {worst:.4f} below the best, bound {bound:.4f};")
     say(f"        chunks move a logit by up to {rounding:.4f}; {switched} near ties")
 
-
-# ── choices that share a prompt ──
 
 NUM_GROUPS = 7
 
@@ -386,97 +304,3 @@ def test_a_prompt_is_computed_once_for_all_its_choices(shared_run):
         completed = events[-1]
         assert completed.input_tokens == len(prompt(number))
         assert completed.output_tokens == 4 * OUTPUT_TOKENS
-
-
-# ── mutations: the state check must fail ──
-
-FIRST, LAST = 20, 28
-
-
-def drop(memory):
-    lib.llama_memory_seq_rm(memory, 0, FIRST, FIRST + 1)
-
-
-def double(memory):
-    lib.llama_memory_seq_cp(memory, 1, 0, FIRST, FIRST + 1)
-
-
-def take_cells_of_another_sequence(memory):
-    lib.llama_memory_seq_rm(memory, 0, FIRST, LAST)
-    lib.llama_memory_seq_cp(memory, 1, 0, FIRST, LAST)
-
-
-def swap_two_ranges(memory):
-    width, scratch = LAST - FIRST, NUM_SEATS
-    for seat, start in ((scratch, FIRST), (scratch + 1, LAST)):
-        lib.llama_memory_seq_cp(memory, 0, seat, start, start + width)
-    lib.llama_memory_seq_rm(memory, 0, FIRST, LAST + width)
-    lib.llama_memory_seq_add(memory, scratch, FIRST, LAST, width)
-    lib.llama_memory_seq_add(memory, scratch + 1, LAST, LAST + width, -width)
-    for seat, start in ((scratch, LAST), (scratch + 1, FIRST)):
-        lib.llama_memory_seq_cp(memory, seat, 0, start, start + width)
-        lib.llama_memory_seq_rm(memory, seat, -1, -1)
-
-
-def swap_two_neighbours(memory):
-    lib.llama_memory_seq_cp(memory, 0, NUM_SEATS, FIRST, FIRST + 1)
-    lib.llama_memory_seq_rm(memory, 0, FIRST, FIRST + 1)
-    lib.llama_memory_seq_add(memory, 0, FIRST + 1, FIRST + 2, -1)
-    lib.llama_memory_seq_add(memory, NUM_SEATS, FIRST, FIRST + 1, 1)
-    lib.llama_memory_seq_cp(memory, NUM_SEATS, 0, FIRST + 1, FIRST + 2)
-    lib.llama_memory_seq_rm(memory, NUM_SEATS, -1, -1)
-
-
-@pytest.fixture
-def two_sequences(backend):
-    """Two sequences in memory, and a look at the raw memory."""
-    histories = [tuple(range(300 + 50 * seat, 345 + 50 * seat)) for seat in range(2)]
-    for seat, tokens in enumerate(histories):
-        backend.decode(StepPlan((), (Chunk(seat, 0, tokens, None),)))
-    yield histories
-    for seq_id in range(NUM_SEATS + 2):
-        backend.release(seq_id)
-
-
-def state_faults(backend, histories, solo, bound):
-    """The state check: cells by count, then cells by content."""
-    faults = backend.check_integrity(
-        {seat: range(len(each)) for seat, each in enumerate(histories)}
-    )
-    if faults:
-        return faults
-    return [
-        f"sequence {seat}: position {position} is not its own"
-        for seat, tokens in enumerate(histories)
-        for position in np.flatnonzero(
-            distances(by_position(backend.export_state(seat)), solo.state(tokens)) > bound
-        )
-    ]
-
-
-def test_an_untouched_state_passes(backend, two_sequences, solo):
-    bound = calibrate(solo, two_sequences[0])
-    assert state_faults(backend, two_sequences, solo, bound) == []
-
-
-@pytest.mark.parametrize("mutate", [drop, double])
-def test_a_missing_or_doubled_position_is_counted(backend, two_sequences, solo, mutate):
-    mutate(backend.memory)
-    faults = state_faults(backend, two_sequences, solo, bound=np.inf)
-    assert len(faults) == 1
-    assert f"position {FIRST} has" in faults[0]
-
-
-@pytest.mark.parametrize(
-    ("mutate", "num_wrong"),
-    [
-        (take_cells_of_another_sequence, LAST - FIRST),
-        (swap_two_ranges, 2 * (LAST - FIRST)),
-        (swap_two_neighbours, 2),
-    ],
-)
-def test_cells_at_the_wrong_place_hold_other_rows(backend, two_sequences, solo, mutate, num_wrong):
-    bound = calibrate(solo, two_sequences[0])
-    mutate(backend.memory)
-    assert backend.check_integrity({0: range(45), 1: range(45)}) == []  # their number is right
-    assert len(state_faults(backend, two_sequences, solo, bound)) == num_wrong
