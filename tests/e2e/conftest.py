@@ -14,8 +14,11 @@ from caravan.policy.v1 import policy_admin_service_pb2 as policy_pb
 from caravan.policy.v1 import policy_admin_service_pb2_grpc as policy_grpc
 from caravan_testkit.stack import Stack, running_stack
 from caravan_testkit.tiny_model import ModelShape, write_tiny_gguf
+from caravan_testkit.waiting import wait_until
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode doesn't
+
+from slow_model import SETTLE_S, Worker, generate
 
 # Milliseconds for a token, seconds for a prompt that fills the context.
 SLOW = ModelShape(
@@ -97,6 +100,23 @@ def small_admin(small_stack: Stack) -> Iterator[Client]:
     client = Client(small_stack.address, small_stack.admin_key)
     yield client
     client.close()
+
+
+@pytest.fixture
+def worker(small_stack: Stack) -> Worker:
+    """The slow model's worker, with all that earlier tests did behind it."""
+    worker = Worker(small_stack)
+    wait_until(lambda: worker.look().is_idle, timeout_s=SETTLE_S, what="an idle worker")
+    return worker
+
+
+@pytest.fixture
+def small_stack_stays(small_admin: Client, small_stack: Stack) -> Iterator[None]:
+    """After the test the slow model answers, by the same worker."""
+    [before] = small_stack.workers()
+    yield
+    assert len(generate(small_admin).choices[0].token_ids) == 4
+    assert [each.pid for each in small_stack.workers()] == [before.pid]
 
 
 @pytest.fixture

@@ -1,48 +1,28 @@
-"""Input that cannot be served, and clients that leave or don't read: the service stays as it was.
+"""Input that cannot be served: it is refused by its path, and the service stays as it was.
 
 Credentials, permissions and unknown names are in `test_refusals`.
 """
 
-import contextlib
 import math
-import re
-import threading
-from collections.abc import Iterator
 
 import grpc
 import pytest
+from slow_model import MODEL, SETTLE_S, embed, generate, request, stream
 
-from caravan.inference.v1 import embedding_pb2, tokenization_pb2
 from caravan.inference.v1 import generation_pb2 as pb
+from caravan.inference.v1 import tokenization_pb2
 from caravan_rpckit.details import error_details
 from caravan_testkit.waiting import wait_until
 
-MODEL = "slow"
+pytestmark = pytest.mark.usefixtures("small_stack_stays")
 VOCABULARY = 1000
 REQUEST_LIMIT = 4 * 2**20
-SETTLE_S = 20.0
-LONG_PROMPT = "hello " * 3000
 SERVICE = "/caravan.inference.v1.InferenceService/"
 
 
-def request(**fields):
-    defaults = {
-        "model": MODEL,
-        "text": "Once",
-        "max_output_tokens": 4,
-        "sampling": pb.SamplingOptions(temperature=0),
-    }
-    return pb.GenerateRequest(**{**defaults, **fields})
-
-
-def stream(client, *, timeout=60, **fields):
-    return client.inference.StreamGenerate(
-        request(**fields), metadata=client.metadata, timeout=timeout
-    )
-
-
-def generate(client, **fields):
-    return client.inference.Generate(request(**fields), metadata=client.metadata, timeout=60)
+@pytest.fixture
+def client(small_admin):
+    return small_admin
 
 
 def raw(client, method, content):
@@ -67,74 +47,6 @@ def check_invalid(call, reason, *fields):
     return details
 
 
-class Worker:
-    """The worker's numbers, as the engine's operations port shows them."""
-
-    def __init__(self, stack):
-        self._stack = stack
-
-    def _numbers(self, name):
-        lines = re.findall(rf"^{name}\{{[^}}]*\"{MODEL}\".*\}} (\S+)$", self._metrics, re.MULTILINE)
-        assert lines, name
-        return [float(number) for number in lines]
-
-    def look(self):
-        self._metrics = self._stack.metrics("engine")
-        return self
-
-    @property
-    def num_ended(self):
-        """Requests that ended early."""
-        ends = re.findall(
-            rf'^llama_requests_total\{{model="{MODEL}",.*status="(?:cancelled|error)"\}} (\S+)$',
-            self._metrics,
-            re.MULTILINE,
-        )
-        return sum(map(float, ends))
-
-    @property
-    def num_running(self):
-        return sum(self._numbers("vllm:num_requests_running"))
-
-    @property
-    def num_waiting(self):
-        return sum(self._numbers("vllm:num_requests_waiting"))
-
-    @property
-    def is_idle(self):
-        used = self._numbers("vllm:kv_cache_usage_perc")
-        return self.num_running == self.num_waiting == sum(used) == 0
-
-    def await_end(self, num_before, count=1):
-        """Waits until `count` more requests have ended and nothing is left of them."""
-        wait_until(
-            lambda: self.look().num_ended >= num_before + count and self.is_idle,
-            timeout_s=SETTLE_S,
-            what="the worker to be idle",
-        )
-
-
-@pytest.fixture
-def worker(small_stack):
-    """The worker, with all that earlier tests did behind it."""
-    worker = Worker(small_stack)
-    wait_until(lambda: worker.look().is_idle, timeout_s=SETTLE_S, what="an idle worker")
-    return worker
-
-
-@pytest.fixture
-def client(small_admin):
-    return small_admin
-
-
-@pytest.fixture(autouse=True)
-def the_service_is_as_before(client, small_stack):
-    [before] = small_stack.workers()
-    yield
-    assert len(generate(client).choices[0].token_ids) == 4
-    assert [each.pid for each in small_stack.workers()] == [before.pid]
-
-
 @pytest.mark.parametrize(
     ("fields", "reason", "path"),
     [
@@ -151,6 +63,8 @@ def test_an_empty_input_is_refused_by_its_path(client, fields, reason, path):
 
 
 NEVER = (math.nan, math.inf, -math.inf)
+
+
 # Two values beside each documented range, and those that are in none.
 OUT_OF_RANGE = {
     "temperature": (-0.01, 5.01, *NEVER),
@@ -294,11 +208,6 @@ def test_what_cannot_be_split_or_written_out_is_refused(client):
     assert (details.metadata["index"], details.metadata["token_id"]) == ("1", str(VOCABULARY))
 
 
-def embed(client, *inputs, model=MODEL, **fields):
-    message = embedding_pb2.EmbedRequest(model=model, inputs=inputs, **fields)
-    return client.inference.Embed(message, metadata=client.metadata, timeout=60)
-
-
 def test_what_cannot_be_embedded_is_refused_by_its_path(client, worker):
     text = {"text": "hello"}
     for inputs, reason, path in (
@@ -367,147 +276,3 @@ def test_a_request_over_the_transports_limit_is_refused_by_the_transport(client)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert error_details(caught.value) is None
     assert str(2 * REQUEST_LIMIT) in caught.value.details()
-
-
-@contextlib.contextmanager
-def all_seats_taken(client) -> Iterator[list[threading.Event]]:
-    """Two generations that go on for seconds; each event says that one has ended."""
-    calls, ends = [], []
-    for _ in range(2):
-        calls.append(stream(client, text="Once upon", max_output_tokens=1900, ignore_eos=True))
-        first = [next(calls[-1]).WhichOneof("event") for _ in range(2)]
-        assert first == ["started", "delta"]
-        ends.append(threading.Event())
-        threading.Thread(target=read_on, args=(calls[-1], ends[-1]), daemon=True).start()
-    try:
-        yield ends
-    finally:
-        for call in calls:
-            call.cancel()
-        for end in ends:
-            assert end.wait(SETTLE_S)
-
-
-def read_on(call, end):
-    with contextlib.suppress(grpc.RpcError):
-        for _ in call:
-            pass
-    end.set()
-
-
-def events_until_late(call):
-    """What came before the deadline passed."""
-    kinds = []
-    with pytest.raises(grpc.RpcError) as caught:
-        read_into(kinds, call)
-    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    return kinds
-
-
-def read_into(kinds, call):
-    for event in call:
-        kinds.append(event.WhichOneof("event"))
-
-
-@pytest.mark.parametrize("timeout_s", [1e-9, 1e-3])
-def test_a_deadline_that_is_past_is_told_as_such(client, worker, timeout_s):
-    with pytest.raises(grpc.RpcError) as caught:
-        list(stream(client, timeout=timeout_s, max_output_tokens=1900, ignore_eos=True))
-    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    wait_until(lambda: worker.look().is_idle, timeout_s=SETTLE_S, what="an idle worker")
-
-
-def test_a_deadline_that_passes_in_the_queue_ends_the_call(client, worker):
-    before = worker.num_ended
-    with all_seats_taken(client) as ends:
-        waiting = stream(client, timeout=1.0)
-        assert list(events_until_late(waiting)) == []
-        assert not any(end.is_set() for end in ends)
-    worker.await_end(before, 3)
-
-
-def test_a_deadline_that_passes_in_prefill_ends_the_call(client, worker):
-    before = worker.num_ended
-    call = stream(client, timeout=1.0, text=LONG_PROMPT)
-    assert events_until_late(call) in (["started"], [])
-    worker.await_end(before)
-
-
-def test_a_deadline_that_passes_in_decode_ends_the_call(client, worker):
-    before = worker.num_ended
-    call = stream(client, timeout=2.0, max_output_tokens=4000, ignore_eos=True)
-    assert set(events_until_late(call)) == {"started", "delta"}
-    worker.await_end(before)
-
-
-def test_a_client_that_leaves_the_queue_leaves_nothing(client, worker):
-    before = worker.num_ended
-    with all_seats_taken(client):
-        waiting = stream(client)
-        wait_until(lambda: worker.look().num_waiting == 1, timeout_s=SETTLE_S, what="the queue")
-        waiting.cancel()
-        wait_until(
-            lambda: worker.look().num_ended == before + 1 and worker.num_waiting == 0,
-            timeout_s=SETTLE_S,
-            what="the queue to be empty",
-        )
-        assert worker.num_running == 2
-    worker.await_end(before, 3)
-
-
-def test_a_client_that_leaves_in_prefill_leaves_nothing(client, worker):
-    before = worker.num_ended
-    call = stream(client, text=LONG_PROMPT)
-    assert next(call).WhichOneof("event") == "started"
-    call.cancel()
-    worker.await_end(before)
-
-
-def test_a_client_that_leaves_in_decode_leaves_nothing(client, worker):
-    before = worker.num_ended
-    call = stream(client, max_output_tokens=4000, ignore_eos=True)
-    assert [next(call).WhichOneof("event") for _ in range(3)] == ["started", "delta", "delta"]
-    call.cancel()
-    worker.await_end(before)
-
-
-def test_a_client_whose_connection_breaks_leaves_nothing(client, worker, connect_to_small):
-    before = worker.num_ended
-    other = connect_to_small()
-    call = stream(other, max_output_tokens=4000, ignore_eos=True)
-    assert next(call).WhichOneof("event") == "started"
-    other.close()
-    worker.await_end(before)
-
-
-def test_a_reader_that_never_reads_is_cut_off(client, worker, connect_to_small):
-    before = worker.num_ended
-    tiny_window = (("grpc.http2.lookahead_bytes", 1), ("grpc.http2.bdp_probe", 0))
-    call = stream(
-        connect_to_small(tiny_window),
-        text="Once upon",
-        max_output_tokens=4000,
-        ignore_eos=True,
-        logprobs=pb.LogprobOptions(top_count=20),
-    )
-    worker.await_end(before)
-    with pytest.raises(grpc.RpcError) as caught:
-        list(call)
-    details = error_details(caught.value)
-    assert (caught.value.code(), details.reason) == (grpc.StatusCode.ABORTED, "READER_STALLED")
-
-
-def test_an_embedding_that_is_late_or_left_leaves_nothing(client, worker):
-    inputs = [embedding_pb2.EmbedInput(text=f"{number} " + "hello " * 400) for number in range(64)]
-    message = embedding_pb2.EmbedRequest(model=MODEL, inputs=inputs)
-    before = worker.num_ended
-    with pytest.raises(grpc.RpcError) as caught:
-        client.inference.Embed(message, metadata=client.metadata, timeout=1.0)
-    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    worker.await_end(before)
-
-    before = worker.num_ended
-    call = client.inference.Embed.future(message, metadata=client.metadata, timeout=60)
-    wait_until(lambda: not worker.look().is_idle, timeout_s=SETTLE_S, what="the work")
-    call.cancel()
-    worker.await_end(before)
