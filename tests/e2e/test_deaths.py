@@ -8,7 +8,6 @@ A short seeded run; `make soak` runs it for long.
 import itertools
 import os
 import random
-import re
 import signal
 import sqlite3
 import threading
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 
 import psutil
 import pytest
+from deployment_numbers import check_leftovers, metric
 
 from caravan_client import (
     Caravan,
@@ -303,17 +303,3 @@ def recorded(stack):
     for request_id, *values in rows:
         found[request_id].append(tuple(values))
     return found
-
-
-def check_leftovers(stack):
-    for name in ("caravan_gateway_worker_calls_active", "caravan_gateway_requests_active"):
-        wait_until(lambda name=name: metric(stack, name) == 0, timeout_s=30, what=name)
-    for name in ("vllm:num_requests_running", "vllm:num_requests_waiting"):
-        wait_until(lambda name=name: metric(stack, name, "engine") == 0, timeout_s=30, what=name)
-
-
-def metric(stack, name, service="gateway"):
-    """The sum over all series of a metric."""
-    pattern = rf"^{re.escape(name)}(?:\{{[^}}]*\}})? (\S+)$"
-    found = re.findall(pattern, stack.metrics(service), re.MULTILINE)
-    return sum(map(float, found))

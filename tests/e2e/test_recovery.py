@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_resume import Reader, await_record
+from deployment_numbers import await_record
+from resuming_clients import Reader
 
 from caravan_client import Caravan, Sampling
 from caravan_testkit.stack import running_stack

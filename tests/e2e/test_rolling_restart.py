@@ -12,8 +12,8 @@ import threading
 from dataclasses import dataclass
 
 import pytest
+from deployment_numbers import check_leftovers, metric
 from stream_readers import SETTINGS
-from test_deaths import check_leftovers, metric
 
 from caravan_client import Caravan, Delta, Finished, Started
 from caravan_testkit.stack import running_stack
