@@ -26,6 +26,13 @@ def test_a_page_that_was_written_can_be_read(open_disk, pages, codec, reads_ahea
     assert (stats.num_writing, stats.num_reading, stats.lost) == (0, 0, {})
 
 
+@MODES
+def test_what_reading_takes_is_told(open_disk, pages, reads_ahead):
+    disk, images = open_disk(reads_ahead=reads_ahead), pages.chain(2)
+    disk.write(*images)
+    assert all(news.read_s > 0 for news in disk.read(*(image.info.key for image in images)))
+
+
 @pytest.mark.parametrize("codec", list(Codec))
 def test_what_was_read_can_be_zeroed(open_disk, pages, codec):
     disk, image = open_disk(codec=codec), pages.image()

@@ -1,7 +1,7 @@
 """What the domain and the decode thread need from outside, one capability per Protocol."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -162,9 +162,10 @@ class PageWritten:
 
 @dataclass(frozen=True, slots=True)
 class PageRead:
-    """A page was read, checked and decompressed."""
+    """A page was read, checked and decompressed; it took so long, once it was its turn."""
 
     image: PageImage
+    read_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

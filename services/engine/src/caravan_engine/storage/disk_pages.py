@@ -6,6 +6,7 @@ never while something waits for the disk.
 """
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -301,9 +302,11 @@ class DiskPages:
 
     def _fetch(self, page: StoredPage) -> None:
         images: list[PageImage] = []
+        started = time.perf_counter()
         error = _attempt(
             lambda: images.append(self._existing_folder.read(page.key)), LossCause.READ_FAILED
         )
+        read_s = time.perf_counter() - started
         with self._lock:
             page.num_readers -= 1
             self._counts.reading -= 1
@@ -312,7 +315,7 @@ class DiskPages:
             if error is None:
                 self._index.use(page)
                 self._counts.read += 1
-                self._news.append(PageRead(images[0]))
+                self._news.append(PageRead(images[0], read_s))
             else:
                 self._drop(page, error.cause)
                 for image in images:

@@ -8,6 +8,7 @@ _SMOOTHING = 0.1
 _MOST_GROWTH = 3.0
 _SLOWDOWN_PER_CELL = 1.8e-5
 _STEPS_TO_WIN_BACK = 16
+_FORGETTING = 0.01
 
 
 @dataclass(slots=True)
@@ -26,6 +27,10 @@ class Pace:
             self.s_per_token += _SMOOTHING * (measured - self.s_per_token)
         else:
             self.s_per_token, self.is_measured = measured, True
+
+    def forget(self) -> None:
+        """Takes it to be a little faster: what is never done is never measured again."""
+        self.s_per_token *= 1 - _FORGETTING
 
 
 class PageCosts:
@@ -60,10 +65,22 @@ class PageCosts:
         self.exporting.observe(times.export_s, times.exported_tokens)
         self.importing.observe(times.import_s, times.imported_tokens)
 
+    def read(self, seconds: float, num_tokens: int) -> None:
+        """Takes what reading a page from disk took."""
+        if self._learns:
+            self.reading.observe(seconds, num_tokens)
+
     def pays_to_import(self, num_wanted: int, num_imported: int, *, from_disk: bool) -> bool:
-        """Returns whether to restore `num_imported` tokens of which some are wanted."""
+        """Returns whether to restore `num_imported` tokens of which some are wanted.
+
+        Each page that is left on disk makes reading seem a little faster, so that a disk that was
+        busy for a time is tried again.
+        """
         pace = self.importing.s_per_token + (self.reading.s_per_token if from_disk else 0.0)
-        return num_imported * pace < num_wanted * self.computing.s_per_token
+        pays = num_imported * pace < num_wanted * self.computing.s_per_token
+        if from_disk and self._learns and not pays:
+            self.reading.forget()
+        return pays
 
     def pays_to_compact(self, num_unused: int, num_moved: int) -> bool:
         """Returns whether moving so many tokens is won back within some steps."""

@@ -92,9 +92,7 @@ class PageStore:
 
     def _is_worth_it(self, match: Match) -> bool:
         node = match.node
-        if node.shelf is not None:
-            return True
-        return self._costs.pays_to_import(
+        return node.shelf is not None or self._costs.pays_to_import(
             match.length, len(node.tokens), from_disk=node.image is None
         )
 
@@ -238,7 +236,8 @@ class PageStore:
         match news:
             case PageWritten():
                 node.is_being_written, node.is_on_disk, node.leaving = False, True, None
-            case PageRead(image):
+            case PageRead(image, read_s):
+                self._costs.read(read_s, len(image.info.tokens))
                 node.is_being_read = False
                 if node.image is None:
                     self.host.add(node, image)

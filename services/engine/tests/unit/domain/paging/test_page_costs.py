@@ -26,3 +26,30 @@ def test_a_page_is_restored_when_that_is_faster_than_computing_it():
     assert costs.pays_to_import(16, 16, from_disk=False)
     assert not costs.pays_to_import(16, 16, from_disk=True)
     assert not costs.pays_to_import(1, 256, from_disk=False)
+
+
+def test_a_page_is_read_from_disk_as_long_as_that_was_measured_to_be_faster():
+    costs = PageCosts()
+    assert costs.pays_to_import(256, 256, from_disk=True)
+    for _ in range(100):
+        costs.read(2.0, 256)  # computing them takes one second
+    assert not costs.pays_to_import(256, 256, from_disk=True)
+    assert costs.pays_to_import(256, 256, from_disk=False)
+
+
+def test_a_disk_that_was_slow_for_a_time_is_tried_again():
+    costs = PageCosts()
+    for _ in range(100):
+        costs.read(2.0, 256)
+    num_left = 0
+    while not costs.pays_to_import(256, 256, from_disk=True):
+        num_left += 1
+    assert 20 < num_left < 200
+
+
+def test_without_learning_nothing_changes_what_pays():
+    costs = PageCosts(learns=False)
+    costs.read(2.0, 1)
+    for _ in range(1000):
+        assert not costs.pays_to_import(1, 256, from_disk=True)
+    assert costs.pays_to_import(256, 256, from_disk=True)
