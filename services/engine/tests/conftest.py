@@ -102,6 +102,7 @@ class MemoryDisk:
         self.budget_bytes = budget_bytes
         self.pages: dict[bytes, PageImage] = {}  # the oldest first
         self.damages_reads = False
+        self.read_orders: list[tuple[bytes, int]] = []  # key and priority
         self._writes: deque[_Write] = deque()
         self._reads: deque[tuple[bytes, PageImage]] = deque()
         self._news: list[DiskNews] = []
@@ -111,7 +112,7 @@ class MemoryDisk:
         self._writes.append(_Write(image))
 
     def read(self, key: bytes, *, priority: int) -> None:
-        del priority
+        self.read_orders.append((key, priority))
         if key in self.pages:
             self._reads.append((key, self.pages[key]))
         else:
@@ -144,9 +145,10 @@ class MemoryDisk:
             self._store(self._writes.popleft())
             self._trim()
 
-    def read_some(self, count: int = 1 << 20) -> None:
-        for _ in range(min(count, len(self._reads))):
-            self._fetch(*self._reads.popleft())
+    def read_some(self, count: int = 1 << 20) -> list[PageImage]:
+        count = min(count, len(self._reads))
+        images = [self._fetch(*self._reads.popleft()) for _ in range(count)]
+        return [image for image in images if image]
 
     def lose(self, key: bytes) -> None:
         """Like a page that others displace, or whose file somebody removes."""
@@ -162,13 +164,15 @@ class MemoryDisk:
             self.pages.setdefault(key, replace(write.image, data=data))
             self._news.append(PageWritten(key))
 
-    def _fetch(self, key: bytes, image: PageImage) -> None:
+    def _fetch(self, key: bytes, image: PageImage) -> PageImage | None:
         if self.pages.get(key) is not image:
             self._news.append(PageLost(key))
-            return
+            return None
         data = bytearray(image.data)
         data[-1] ^= self.damages_reads
-        self._news.append(PageRead(replace(image, data=memoryview(data))))
+        read = replace(image, data=memoryview(data))
+        self._news.append(PageRead(read))
+        return read
 
     def _trim(self) -> None:
         while self.num_bytes > self.budget_bytes:

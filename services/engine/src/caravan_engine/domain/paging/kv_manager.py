@@ -22,7 +22,7 @@ from caravan_engine.domain.spoilt import spoilt_by
 from caravan_engine.domain.step import StepResult
 
 _LEAST_TO_FOLLOW = 16
-_PREFETCH_BASE = 1000
+_READ_NOW = 1000  # priority of what a sequence with a seat waits for
 _MANY = 4
 """Tokens of each sequence from which on a step tells what prompts cost."""
 
@@ -189,7 +189,7 @@ class KvManager:
             matches = self._matches(sequence, self._root(sequence))
             if wanted := self.store.wanted_from_disk(matches):
                 self._pin(sequence, [match.node for match in matches])
-                self.store.read(wanted, _PREFETCH_BASE - rank)
+                self.store.read(wanted, _READ_NOW - 1 - rank)
 
     # ── forgetting ──
 
@@ -323,7 +323,7 @@ class KvManager:
         wanted = [] if place.has_waited else store.wanted_from_disk(matches)
         if wanted:
             self._pin(sequence, [match.node for match in matches])
-            store.read(wanted, _PREFETCH_BASE)
+            store.read(wanted, _READ_NOW)
             place.awaited, place.has_waited = wanted, True
             return False
         for match in matches:

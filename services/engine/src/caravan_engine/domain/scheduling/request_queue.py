@@ -5,7 +5,7 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count, islice
 
 from caravan_engine.domain.errors import DrainingError, QueueFullError
 from caravan_engine.domain.request import MAX_PRIORITY
@@ -133,6 +133,11 @@ class _PriorityClass:
         is_due = counter(new.request.client) < counter(parked.request.client)
         return new if is_due else parked
 
+    def upcoming(self) -> Iterator[SequenceGroup]:
+        """Yields who waits, about in order."""
+        both = heapq.merge(self.parked.upcoming(), self.new.upcoming(), key=_turn)
+        return (group for _, _, group in both)
+
     def line(self, ticket: _Ticket) -> WaitingLine:
         """Returns where the holder of a ticket stands."""
         return self.parked if ticket.is_parked else self.new
@@ -218,19 +223,14 @@ class RequestQueue:
 
     def peek(self, now: float) -> SequenceGroup | None:
         """Returns whose turn it is."""
-        best: _PriorityClass | None = None
-        best_rank: tuple[int, bool, float, int] | None = None
-        for each in self._classes.values():
-            since = each.waits_since()
-            if since is None:
-                continue
-            level = self._level(each.priority, since, now)
-            rank = (level, bool(each.parked), -since, each.priority)
-            if best_rank is None or rank > best_rank:
-                best, best_rank = each, rank
-        if best is None:
-            return None
-        return best.first()
+        best = max(self._ranked(now), default=None)
+        return None if best is None else self._classes[best[-1]].first()
+
+    def upcoming(self, num: int, now: float) -> list[SequenceGroup]:
+        """Returns who comes next, about in order: what comes meanwhile changes it."""
+        ranked = sorted(self._ranked(now), reverse=True)
+        groups = chain.from_iterable(self._classes[rank[-1]].upcoming() for rank in ranked)
+        return list(islice(groups, num))
 
     def effective_priority(self, group: SequenceGroup, now: float) -> int:
         """Returns by what a waiting request is ordered; of others, their own priority.
@@ -293,7 +293,19 @@ class RequestQueue:
             self._classes[priority] = _PriorityClass(priority, self._weights)
         return self._classes[priority]
 
+    def _ranked(self, now: float) -> Iterator[tuple[int, bool, float, int]]:
+        """Yields the priorities that somebody waits with, each behind what it is ranked by."""
+        for priority, each in self._classes.items():
+            since = each.waits_since()
+            if since is not None:
+                level = self._level(priority, since, now)
+                yield level, bool(each.parked), -since, priority
+
     def _level(self, priority: int, since: float, now: float) -> int:
         if not self._ageing_s:
             return priority
         return min(MAX_PRIORITY, priority + int(max(0.0, now - since) / self._ageing_s))
+
+
+def _turn(entry: tuple[int, float, SequenceGroup]) -> tuple[int, float]:
+    return entry[:2]

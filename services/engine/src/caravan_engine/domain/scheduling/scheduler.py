@@ -4,7 +4,6 @@ Owns seats and the queue. Knows no model, no text and no clock.
 """
 
 from collections.abc import Iterable
-from itertools import islice
 
 from caravan_engine.domain.errors import (
     DeadlineExceededError,
@@ -187,7 +186,7 @@ class Scheduler:
             self._leave_queue(group, now)
             self._seat(group, now)
         if self._kv.reads_ahead:
-            self._prefetch()
+            self._prefetch(now)
 
     def _seat(self, group: SequenceGroup, now: float) -> None:
         for sequence in group.live:
@@ -197,9 +196,9 @@ class Scheduler:
         if not group.num_parkings:
             self._observer.admitted(group, now)
 
-    def _prefetch(self) -> None:
+    def _prefetch(self, now: float) -> None:
         """Lets the disk read what those who come next will need."""
-        for rank, group in enumerate(islice(self._queue, self._limits.prefetch_lookahead)):
+        for rank, group in enumerate(self._queue.upcoming(self._limits.prefetch_lookahead, now)):
             self._kv.prefetch(group.live[0], rank)
 
     def _leave_queue(self, group: SequenceGroup, now: float) -> None:

@@ -2,7 +2,7 @@
 
 import heapq
 from bisect import bisect_left, insort
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -81,6 +81,22 @@ class WaitingLine:
                 return group
             heapq.heapreplace(self._turns, (current, first_place, stamp, client))
         return None
+
+    def upcoming(self) -> Iterator[tuple[int, float, SequenceGroup]]:
+        """Yields who waits, about in order: how many of its client come before, and its counter.
+
+        Clients alternate, the one that was served least first: what each will be charged meanwhile
+        nobody knows. Takes time per client.
+        """
+        lines = sorted(
+            (self._counter(client), line.requests[0][0], client)
+            for client, line in self._lines.items()
+        )
+        longest = max((len(line.requests) for line in self._lines.values()), default=0)
+        for number in range(longest):
+            for counter, _, client in lines:
+                if number < len(requests := self._lines[client].requests):
+                    yield number, counter, requests[number][1]
 
     def _drop_stale(self) -> None:
         self._turns = [turn for turn in self._turns if self._is_valid(turn[3], turn[2])]

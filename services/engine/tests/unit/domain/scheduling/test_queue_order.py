@@ -180,6 +180,15 @@ class QueueMachine(RuleBasedStateMachine):
             assert self.queue.peek(self.now) is None
 
     @invariant()
+    def who_comes_next_begins_with_the_next_and_has_everybody_once(self):
+        everybody = self.queue.upcoming(1000, self.now)
+        assert everybody[:1] == [first for first in [self.queue.peek(self.now)] if first]
+        assert len(everybody) == len(self.queue)
+        assert set(everybody) == set(self.queue)
+        levels = [self.queue.effective_priority(each, self.now) for each in everybody]
+        assert levels == sorted(levels, reverse=True)
+
+    @invariant()
     def the_same_requests_wait_until_the_same_moment(self):
         assert set(self.queue) == {each.group for each in self.plain.waiting}
         assert len(self.queue) == len(self.plain.waiting)

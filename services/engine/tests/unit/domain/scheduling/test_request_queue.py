@@ -304,3 +304,12 @@ def test_who_waits_is_told_by_priority():
     gate.withdraw(50)
     assert gate.num_waiting_by_priority == {0: 1, 10: 1}
     assert gate.num_waiting == 2
+
+
+def test_who_comes_next_is_told_by_priority_and_by_turns_of_clients(queue):
+    flood = [group("flood") for _ in range(3)]
+    alice, premium = group("alice"), group("premium", priority=50)
+    push(queue, *flood, alice, premium)
+    assert queue.upcoming(4, 0.0) == [premium, flood[0], alice, flood[1]]
+    assert queue.upcoming(9, 0.0) == [premium, flood[0], alice, *flood[1:]]
+    assert queue.upcoming(0, 0.0) == []
