@@ -49,6 +49,7 @@ def test_adjacent_partial_pages_become_one(make_rig, coalesces, num_pages):
     again = rig.submit(prompt, max_output=1)
     rig.complete(again)
     assert rig.kv.store.num_pages == num_pages
+    assert rig.kv.store.num_coalesced == coalesces
     last = rig.submit(prompt + b"y", max_output=1)
     rig.complete(last)
     assert last.group.cached_tokens == 64
