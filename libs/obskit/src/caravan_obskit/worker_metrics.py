@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from caravan.engine.v1 import worker_stats_pb2 as stats_pb
 from caravan_obskit.kv_metrics import kv_families
-from caravan_obskit.metric_rows import Row, Rows, counter, gauge, histogram, ratio
+from caravan_obskit.metric_rows import Row, Rows, counter, gauge, histogram, ratio, split_gauge
 from caravan_obskit.worker_numbers import (
     Measure,
     Outcome,
@@ -204,6 +204,12 @@ def _llama_placement(rows: Rows) -> Iterator[Metric]:
     )
     yield gauge("llama_gpu_layers", "Layers on GPUs.", rows, lambda g: g.gpu_layer_count)
     yield gauge("llama_cpu_layers", "Layers on CPUs.", rows, lambda g: g.cpu_layer_count)
+    yield counter(
+        "llama_layers_evicted_total",
+        "Layers that had to leave their device; 0 as long as they stay where they were loaded.",
+        rows,
+        lambda counters: counters.layers_evicted,
+    )
 
 
 def _vram_family(used_bytes: Mapping[str, int]) -> Metric:
@@ -236,6 +242,24 @@ def _caravan_families(rows: Rows) -> Iterator[Metric]:
         rows,
         lambda gauges: gauges.seat_count,
     )
+    yield split_gauge(
+        "caravan_worker_kept_streams",
+        "Generations kept for whoever comes back, or counted until they are accounted for.",
+        rows,
+        "reader",
+        _streams,
+    )
+    yield gauge(
+        "caravan_worker_kept_stream_bytes",
+        "Bytes that are kept of them.",
+        rows,
+        lambda gauges: gauges.kept_stream_bytes,
+    )
+
+
+def _streams(gauges: WorkerGauges) -> Mapping[str, float]:
+    gone = gauges.unread_stream_count
+    return {"here": gauges.kept_stream_count - gone, "gone": gone}
 
 
 def _vllm_families(rows: Rows) -> Iterator[Metric]:

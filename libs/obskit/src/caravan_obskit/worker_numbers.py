@@ -107,6 +107,7 @@ class WorkerCounters:
     prefix_query_tokens: int = 0
     prefix_hit_tokens: int = 0
     steps: int = 0
+    layers_evicted: int = 0
     outcomes: Mapping[Outcome, int] = field(default_factory=_no_outcomes)
     distributions: Mapping[Measure, Distribution] = field(default_factory=_no_distributions)
     kv: KvCounters = field(default_factory=KvCounters)
@@ -123,6 +124,7 @@ class WorkerCounters:
             prefix_query_tokens=self.prefix_query_tokens + other.prefix_query_tokens,
             prefix_hit_tokens=self.prefix_hit_tokens + other.prefix_hit_tokens,
             steps=self.steps + other.steps,
+            layers_evicted=self.layers_evicted + other.layers_evicted,
             outcomes={key: n + other.outcomes[key] for key, n in self.outcomes.items()},
             distributions={
                 measure: seen + other.distributions[measure]
@@ -146,6 +148,9 @@ class WorkerGauges:
     resident_bytes: int = 0
     gpu_layer_count: int = 0
     cpu_layer_count: int = 0
+    kept_stream_count: int = 0  # generations that are kept for whoever comes back
+    unread_stream_count: int = 0  # those of them that nobody reads
+    kept_stream_bytes: int = 0
     kv: KvGauges = field(default_factory=KvGauges)
 
     @property
@@ -172,6 +177,9 @@ class WorkerGauges:
             resident_bytes=self.resident_bytes + other.resident_bytes,
             gpu_layer_count=self.gpu_layer_count + other.gpu_layer_count,
             cpu_layer_count=self.cpu_layer_count + other.cpu_layer_count,
+            kept_stream_count=self.kept_stream_count + other.kept_stream_count,
+            unread_stream_count=self.unread_stream_count + other.unread_stream_count,
+            kept_stream_bytes=self.kept_stream_bytes + other.kept_stream_bytes,
             kv=self.kv + other.kv,
         )
 

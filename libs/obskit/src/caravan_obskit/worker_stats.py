@@ -62,6 +62,7 @@ def _counters_of(stats: stats_pb.WorkerStats) -> WorkerCounters:
         prefix_query_tokens=stats.prefix_query_tokens_total,
         prefix_hit_tokens=stats.prefix_hit_tokens_total,
         steps=stats.steps_total,
+        layers_evicted=stats.layers_evicted_total,
         outcomes=outcomes,
         distributions=distributions,
         kv=_kv_counters_of(stats),
@@ -106,6 +107,9 @@ def _gauges_of(stats: stats_pb.WorkerStats) -> WorkerGauges:
         resident_bytes=stats.resident_bytes,
         gpu_layer_count=stats.gpu_layer_count,
         cpu_layer_count=stats.cpu_layer_count,
+        kept_stream_count=stats.kept_stream_count,
+        unread_stream_count=stats.unread_stream_count,
+        kept_stream_bytes=stats.kept_stream_bytes,
         kv=_kv_gauges_of(stats),
     )
 

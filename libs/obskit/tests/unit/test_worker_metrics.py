@@ -58,6 +58,7 @@ SYSTEM_FAMILIES: dict[str, tuple[str, set[str]]] = {
     "llama_ram_used_bytes": ("gauge", set()),
     "llama_gpu_layers": ("gauge", set()),
     "llama_cpu_layers": ("gauge", set()),
+    "llama_layers_evicted_total": ("counter", set()),
     "llm_active_models": ("gauge", set()),
     "llm_requests_per_second": ("gauge", set()),
     "llm_response_time_histogram": ("histogram", set()),
@@ -82,6 +83,8 @@ SYSTEM_FAMILIES: dict[str, tuple[str, set[str]]] = {
     "caravan_worker_steps_total": ("counter", MODEL),
     "caravan_worker_paused_sequences": ("gauge", MODEL),
     "caravan_worker_seats": ("gauge", MODEL),
+    "caravan_worker_kept_streams": ("gauge", MODEL | {"reader"}),
+    "caravan_worker_kept_stream_bytes": ("gauge", MODEL),
     "llama_kv_pages_gpu": ("gauge", set()),
     "llama_kv_pages_cpu": ("gauge", set()),
     "llama_kv_cache_pages": ("gauge", {"location"}),
@@ -322,6 +325,22 @@ def test_pages_are_told_by_place():
     for location, count in {"gpu": 3, "cpu": 4, "disk": 5}.items():
         assert value(text, "llama_kv_cache_pages", location=location, **labels) == count
     assert value(text, "caravan_worker_page_bytes", location="cpu", **labels) == 600
+
+
+def test_kept_streams_are_told_by_whether_somebody_reads_them():
+    text = replicas(worker(kept_stream_count=5, unread_stream_count=2, kept_stream_bytes=700))
+    labels = {"model": "bundled", "replica": "0"}
+    for reader, count in {"here": 3, "gone": 2}.items():
+        assert value(text, "caravan_worker_kept_streams", reader=reader, **labels) == count
+    assert value(text, "caravan_worker_kept_stream_bytes", **labels) == 700
+
+
+def test_layers_are_told_by_place_and_evictions_are_counted():
+    text = replicas(worker(gpu_layer_count=3, cpu_layer_count=5, layers_evicted_total=2))
+    labels = {"model": "bundled", "replica": "0"}
+    assert value(text, "llama_gpu_layers", **labels) == 3
+    assert value(text, "llama_cpu_layers", **labels) == 5
+    assert value(text, "llama_layers_evicted_total", **labels) == 2
 
 
 def test_cells_are_told_by_who_holds_them():

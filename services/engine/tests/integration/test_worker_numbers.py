@@ -5,6 +5,7 @@ import json
 
 from caravan.engine.v1 import host_service_pb2 as host_pb
 from caravan.engine.v1 import host_service_pb2_grpc as host_grpc
+from caravan.engine.v1 import worker_service_pb2 as worker_pb
 from caravan.engine.v1 import worker_stats_pb2 as stats_pb
 from caravan.model.v1 import model_pb2 as model_pb
 from caravan_testkit.waiting import wait_until_async
@@ -164,3 +165,26 @@ async def test_a_gateway_gets_the_numbers_of_all_workers_from_the_host(start_hos
     assert (await view.model()).details.kv_unit == model_pb.KV_UNIT_SEQUENCES
     said = [each for each in host.log_records() if "whole sequences" in each.get("message", "")]
     assert {each["cause"] for each in said} == {"paging is off"}
+
+
+async def test_status_shows_what_is_kept_of_streams_and_whether_somebody_reads_them(
+    start_host, view_of
+):
+    view = await view_of(start_host(load="slow"))
+    kept = worker_pb.Retention(usage_id="usage-1", resumable=True)
+    call = await view.begin(retention=kept)
+
+    stats = await stats_when(view, lambda each: each.kept_stream_bytes, "slow")
+    assert (stats.kept_stream_count, stats.unread_stream_count) == (1, 0)
+    call.cancel()
+    stats = await stats_when(view, lambda each: each.unread_stream_count, "slow")
+    assert (stats.kept_stream_count, stats.unread_stream_count) == (1, 1)
+    assert stats.running_count == 1  # it goes on
+
+    caller = worker_pb.Caller(tenant="default", principal="alice", request_id="req-1")
+    worker = await view.worker("slow")
+    await worker.StopStream(worker_pb.StopStreamRequest(caller=caller))
+    stats = await stats_when(view, lambda each: not each.unread_stream_count, "slow")
+    assert stats.kept_stream_count <= 1
+    text = await asyncio.to_thread(view.host.fetch, "/metrics")
+    assert 'caravan_worker_kept_streams{model="slow",reader="gone",replica="0"}' in text

@@ -1,4 +1,4 @@
-"""What a loaded model says of itself."""
+"""What a loaded model says of itself, and what holds it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,3 +35,12 @@ class ModelFacts:
     is_recurrent: bool  # its state can't be cut at a position
     pooling: Pooling
     metadata: Mapping[str, str]  # scalars of the GGUF header
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """The memory of a device that holds a part of a model, of all who use it."""
+
+    name: str
+    used_bytes: int
+    total_bytes: int

@@ -1,5 +1,6 @@
 """The worker's numbers: from the runtime's snapshot to the proto."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -7,6 +8,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from caravan.engine.v1 import worker_stats_pb2 as pb
 from caravan.model.v1 import model_pb2 as model_pb
 from caravan_engine.domain.kv_numbers import DiskStats, KvSnapshot, KvUnit, MoveTimes
+from caravan_engine.domain.model_facts import DeviceMemory
+from caravan_engine.runtime.retained_streams import KeptNumbers
 from caravan_engine.runtime.stats import Distribution, HistogramSnapshot, StatsSnapshot
 
 _KINDS = {
@@ -45,8 +48,19 @@ def to_stats(
     *,
     resident_bytes: int,
     disk: DiskStats | None = None,
+    streams: KeptNumbers | None = None,
+    devices: Iterable[DeviceMemory] = (),
 ) -> pb.WorkerStats:
-    """Converts the numbers of one moment; `disk` is None without a disk tier."""
+    """Converts the numbers of one moment.
+
+    Args:
+        snapshot: Of the engine.
+        facts: Of the worker.
+        resident_bytes: Its memory.
+        disk: The disk tier; None without one.
+        streams: What is kept for whoever comes back; None before anything can be.
+        devices: Those that hold a part of the model.
+    """
     start_time = Timestamp()
     start_time.FromMilliseconds(facts.start_time_ms)
     stats = pb.WorkerStats(
@@ -85,10 +99,13 @@ def to_stats(
         parked_count=snapshot.gauges.num_parked,
         parkings_total=snapshot.num_parkings,
         step_seconds_total=snapshot.step_s,
+        devices=map(_to_device, devices),
     )
     stats.MergeFrom(_to_memory(snapshot.gauges.kv))
     if disk is not None:
         stats.MergeFrom(_to_disk(disk))
+    if streams is not None:
+        stats.MergeFrom(_to_streams(streams))
     return stats
 
 
@@ -149,6 +166,20 @@ def _to_disk(disk: DiskStats) -> pb.WorkerStats:
         disk_losses=[
             pb.DiskLossCount(cause=cause, count=count) for cause, count in disk.lost.items()
         ],
+    )
+
+
+def _to_streams(streams: KeptNumbers) -> pb.WorkerStats:
+    return pb.WorkerStats(
+        kept_stream_count=streams.num_streams,
+        unread_stream_count=streams.num_unread,
+        kept_stream_bytes=streams.num_bytes,
+    )
+
+
+def _to_device(device: DeviceMemory) -> pb.DeviceMemory:
+    return pb.DeviceMemory(
+        device=device.name, used_bytes=device.used_bytes, total_bytes=device.total_bytes
     )
 
 

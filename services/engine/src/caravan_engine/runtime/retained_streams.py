@@ -54,6 +54,15 @@ class StreamOrigin:
     is_resumable: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class KeptNumbers:
+    """How much is kept at one moment."""
+
+    num_streams: int
+    num_unread: int  # those of them without a reader
+    num_bytes: int
+
+
 class EventSource(Protocol):
     """The events of a running generation; see `OutputStream`."""
 
@@ -236,6 +245,10 @@ class RetainedStreams:
     def num_unread(self) -> int:
         """How many have no reader."""
         return len(self._left)
+
+    def numbers(self) -> KeptNumbers:
+        """Counts what is kept; any thread may ask."""
+        return KeptNumbers(len(self), self.num_unread, self.num_bytes)
 
     def keep(
         self, origin: StreamOrigin, source: EventSource, output: KeptOutput | None = None

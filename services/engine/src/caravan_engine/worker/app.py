@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from caravan.engine.v1 import worker_service_pb2 as worker_pb
@@ -17,7 +17,7 @@ from caravan_engine.control.events import LoadPhase, ModelDetails, Progress, Rea
 from caravan_engine.control.settings import WorkerSettings
 from caravan_engine.domain.errors import DrainingError
 from caravan_engine.domain.kv_numbers import KvUnit
-from caravan_engine.domain.model_facts import ModelFacts, Pooling
+from caravan_engine.domain.model_facts import DeviceMemory, ModelFacts, Pooling
 from caravan_engine.domain.paging.kv_setup import make_kv_manager
 from caravan_engine.domain.pooling import pooling_of
 from caravan_engine.domain.scheduling.limits import SchedulerLimits
@@ -33,6 +33,7 @@ from caravan_engine.rpc.worker_servicer import ServedModel, WorkerReports, Worke
 from caravan_engine.runtime.engine_loop import EngineLoop
 from caravan_engine.runtime.output_stream import LoopNotifier
 from caravan_engine.runtime.page_mover import PagedMemory
+from caravan_engine.runtime.retained_streams import RetainedStreams
 from caravan_engine.storage.checksums import checksum
 from caravan_engine.storage.disk_pages import DiskPages
 from caravan_engine.worker.host_pipe import HostPipe
@@ -82,6 +83,7 @@ class WorkerApp:
         )
         self._engine: EngineLoop | None = None
         self._disk: DiskPages | None = None
+        self._retained: RetainedStreams | None = None
         self._server: RpcServer | None = None
         self._resources = contextlib.AsyncExitStack()
 
@@ -125,7 +127,8 @@ class WorkerApp:
             renderer=renderer,
         )
         self._resources.callback(prompts.close)
-        stats = partial(self._stats, engine, self._facts(facts, limits))
+        worker = self._facts(facts, limits, num_gpu_layers=backend.num_gpu_layers)
+        stats = partial(self._stats, engine, worker, backend.devices)
         self._start_metrics_log(engine, stats)
         model = self._served_model(pooling_of(facts))
         server = await self._start_server(engine, prompts, stats, model)
@@ -250,9 +253,20 @@ class WorkerApp:
         if self._engine is not None:
             self._engine.look_again()
 
-    def _stats(self, engine: EngineLoop, facts: WorkerFacts) -> stats_pb.WorkerStats:
-        disk = self._disk.stats() if self._disk else None
-        return to_stats(engine.stats(), facts, resident_bytes=resident_bytes(), disk=disk)
+    def _stats(
+        self,
+        engine: EngineLoop,
+        facts: WorkerFacts,
+        devices: Callable[[], Iterable[DeviceMemory]],
+    ) -> stats_pb.WorkerStats:
+        return to_stats(
+            engine.stats(),
+            facts,
+            resident_bytes=resident_bytes(),
+            disk=self._disk.stats() if self._disk else None,
+            streams=self._retained.numbers() if self._retained else None,
+            devices=devices(),
+        )
 
     def _start_metrics_log(
         self, engine: EngineLoop, stats: Callable[[], stats_pb.WorkerStats]
@@ -278,7 +292,7 @@ class WorkerApp:
             tracing=self._tracing.calls,
         )
         self._start_tracing()
-        streams, journal = await open_streams(
+        streams, journal, self._retained = await open_streams(
             self._settings, engine, self._disk, self._tls, self._resources
         )
         servicer = WorkerServicer(
@@ -334,15 +348,17 @@ class WorkerApp:
         limits = PageLimits(settings.host_page_bytes, has_disk=settings.kv.disk_budget_bytes > 0)
         return ServedModel(settings.model, settings.model_digest, pooling, limits)
 
-    def _facts(self, facts: ModelFacts, limits: SchedulerLimits) -> WorkerFacts:
+    def _facts(
+        self, facts: ModelFacts, limits: SchedulerLimits, *, num_gpu_layers: int
+    ) -> WorkerFacts:
         return WorkerFacts(
             worker_id=self._settings.worker_id,
             model=self._settings.model,
             replica_index=self._settings.replica_index,
             start_time_ms=self._start_time_ms,
             context_tokens=limits.context_tokens,
-            cpu_layer_count=facts.num_layers,
-            gpu_layer_count=0,
+            cpu_layer_count=facts.num_layers - num_gpu_layers,
+            gpu_layer_count=num_gpu_layers,
         )
 
     def _report(self, phase: LoadPhase, fraction: float) -> None:

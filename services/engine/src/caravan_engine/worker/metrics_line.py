@@ -26,7 +26,7 @@ def metrics_of(
         "generated_tokens": stats.output_tokens_total,
         "gpu_layers_active": stats.gpu_layer_count,
         "cpu_layers_active": stats.cpu_layer_count,
-        "layers_evicted": 0,  # layers stay where they were loaded
+        "layers_evicted": stats.layers_evicted_total,
         "layers_loaded": stats.gpu_layer_count + stats.cpu_layer_count,
         "kv_pages_gpu": stats.cell_page_count,
         "kv_pages_cpu": stats.host_page_count,

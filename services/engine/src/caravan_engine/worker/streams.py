@@ -11,6 +11,7 @@ from caravan_engine.rpc.stream_keeping import StreamKeeping
 from caravan_engine.rpc.stream_recovery import StreamRecovery
 from caravan_engine.runtime.engine_loop import EngineLoop
 from caravan_engine.runtime.request_journal import RequestJournal
+from caravan_engine.runtime.retained_streams import RetainedStreams
 from caravan_engine.storage.disk_pages import DiskPages
 from caravan_engine.worker.journal import open_journal
 from caravan_engine.worker.page_disk import page_preparation
@@ -25,16 +26,17 @@ async def open_streams(
     disk: DiskPages | None,
     tls: TlsIdentity,
     resources: AsyncExitStack,
-) -> tuple[StreamRecovery, RequestJournal | None]:
+) -> tuple[StreamRecovery, RequestJournal | None, RetainedStreams]:
     """Opens the journal, and gives up after a time what nobody asked for of what is in it."""
     recovered: Sequence[LiveRequest] = ()
     journal = None
     if opened := await in_thread(lambda: open_journal(settings)):
         journal, recovered = opened.journal, opened.recovered
         resources.push_async_callback(in_thread, journal.close)
+    retained = open_retained_streams(settings, tls, resources)
     keeping = StreamKeeping(
         engine,
-        open_retained_streams(settings, tls, resources),
+        retained,
         RunJournal(journal) if journal else NoJournal(),
         page_preparation(settings, disk),
         model=settings.model,
@@ -43,4 +45,4 @@ async def open_streams(
     streams = StreamRecovery(keeping, journal, recovered, digest=settings.model_digest)
     timer = asyncio.get_running_loop().call_later(settings.retention.time_s, streams.give_up)
     resources.callback(timer.cancel)
-    return streams, journal
+    return streams, journal, retained

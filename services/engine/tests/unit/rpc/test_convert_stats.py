@@ -1,7 +1,9 @@
 from caravan.engine.v1 import worker_stats_pb2 as pb
 from caravan.model.v1 import model_pb2 as model_pb
 from caravan_engine.domain.kv_numbers import DiskStats, KvSnapshot, KvUnit, MoveTimes, StoredPages
+from caravan_engine.domain.model_facts import DeviceMemory
 from caravan_engine.rpc.convert_stats import WorkerFacts, to_stats
+from caravan_engine.runtime.retained_streams import KeptNumbers
 from caravan_engine.runtime.stats import Distribution, EngineStats, Gauges
 
 KV = KvSnapshot(
@@ -109,3 +111,21 @@ def test_the_disk_arrives_under_its_names():
     assert (stats.disk_writes_total, stats.disk_reads_total) == (7, 8)
     assert stats.disk_read_failures_total == 9
     assert [(each.cause, each.count) for each in stats.disk_losses] == [("displaced", 10)]
+
+
+def test_kept_streams_and_devices_arrive_under_their_names():
+    stats = to_stats(
+        snapshot(),
+        FACTS,
+        resident_bytes=0,
+        streams=KeptNumbers(num_streams=5, num_unread=2, num_bytes=700),
+        devices=[DeviceMemory("CUDA0", used_bytes=1, total_bytes=2)],
+    )
+
+    assert (stats.kept_stream_count, stats.unread_stream_count, stats.kept_stream_bytes) == (
+        5,
+        2,
+        700,
+    )
+    [device] = stats.devices
+    assert (device.device, device.used_bytes, device.total_bytes) == ("CUDA0", 1, 2)

@@ -11,12 +11,13 @@ import numpy.typing as npt
 
 from caravan_engine.backends.batch_arrays import BatchArrays
 from caravan_engine.backends.kv_state import parse_kv_state, sort_by_position
+from caravan_engine.backends.llama_cpp.devices import device_memory, num_layers_on_devices
 from caravan_engine.backends.llama_cpp.facts import can_cut, read_facts
 from caravan_engine.backends.llama_cpp.loading import LoadLog, Progress, create_context, load_model
 from caravan_engine.backends.llama_cpp.sampler_chains import SamplerChains
 from caravan_engine.backends.llama_cpp.settings import KvType, LlamaCppSettings
 from caravan_engine.backends.llama_cpp.vocabulary import LlamaCppVocabulary
-from caravan_engine.domain.model_facts import ModelFacts
+from caravan_engine.domain.model_facts import DeviceMemory, ModelFacts
 from caravan_engine.domain.paging.page_image import PageImage
 from caravan_engine.domain.ports import BackendFailureError, CandidateFilter
 from caravan_engine.domain.sampling.options import SamplingOptions
@@ -67,7 +68,20 @@ class LlamaCppBackend:
     @property
     def has_device_memory(self) -> bool:
         """Whether cells lie in the memory of a device, where idle ones cost no time."""
-        return self._settings.gpu_layers != 0 and lib.llama_supports_gpu_offload()
+        return bool(self.devices())
+
+    @property
+    def num_gpu_layers(self) -> int:
+        """Layers of the model that are on devices."""
+        return num_layers_on_devices(
+            lib.llama_model_n_layer(self.model),
+            self._settings.gpu_layers,
+            has_device=self.has_device_memory,
+        )
+
+    def devices(self) -> list[DeviceMemory]:
+        """Returns how the memory of the devices stands that hold a part of the model."""
+        return device_memory() if self._settings.gpu_layers else []
 
     @property
     def attention_tile(self) -> int | None:
