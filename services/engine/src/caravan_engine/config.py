@@ -200,7 +200,7 @@ class KvSettings(Section):
         description="Whether memory is shared and moved by pages; otherwise by whole sequences, "
         "as with models that can't page.",
     )
-    page_size: int = Field(256, ge=16, le=8192, multiple_of=16, description="Tokens of a page.")
+    page_size: int = Field(256, ge=16, le=8192, description="Tokens of a page.")
     coalesce: bool = Field(True, description="Whether adjacent partial pages become one.")
     host_budget_bytes: int | None = Field(
         None,

@@ -40,7 +40,7 @@ class WithinWatermarks:
     """
 
     def __init__(self, start: float, stop: float) -> None:
-        if not 0 < stop < start <= 1:
+        if not 0 <= stop < start <= 1:
             raise ValueError("eviction must stop below where it starts")
         self._start = start
         self._stop = stop

@@ -103,3 +103,16 @@ def test_what_another_tenant_is_computing_makes_no_request_seem_smaller(make_rig
         assert first.output.finished or other.seat is None  # there are not cells for both
     rig.complete(other)
     assert rig.observer.num_parkings == 0
+
+
+def test_with_a_lower_mark_of_nothing_all_idle_pages_leave_together(make_rig):
+    marks = {"start_watermark": 0.5, "stop_watermark": 0.0}
+    rig = make_rig(
+        FakeBackend(num_cells=100), num_seats=2, context_tokens=64, kv={**DEVICE, **marks}
+    )
+    for number in range(2):
+        use(rig, bytes([number] * 32))
+    rig.step()
+    rig.carry_out_moves()
+    assert rig.kv.cells.num_used == 0
+    assert use(rig, bytes([1] * 32)) == 31  # from host memory
