@@ -34,6 +34,23 @@ def write_recurrent_gguf(path: Path, *, seed: int = 0) -> Path:
     return _write(writer, path, _recurrent_tensors(_Randomness(seed)))
 
 
+def write_hybrid_gguf(path: Path, *, seed: int = 0) -> Path:
+    """Writes a small random model of the Jamba architecture and returns `path`.
+
+    One layer remembers like Mamba's, the other one has keys and values of every position.
+    """
+    writer = _begin(path, "jamba")
+    writer.add_feed_forward_length(_FFN_WIDTH)
+    writer.add_head_count(_NUM_HEADS)
+    writer.add_head_count_kv([0, 1])
+    writer.add_block_count(2)
+    writer.add_ssm_conv_kernel(_CONVOLUTION)
+    writer.add_ssm_inner_size(_INNER)
+    writer.add_ssm_state_size(_STATE)
+    writer.add_ssm_time_step_rank(_RANK)
+    return _write(writer, path, _hybrid_tensors(_Randomness(seed)))
+
+
 def write_window_gguf(path: Path, *, seed: int = 0) -> Path:
     """Writes a small random model of the Gemma 3 architecture and returns `path`.
 
@@ -102,26 +119,48 @@ def _window_tensors(random: _Randomness) -> Iterator[Tensor]:
         yield block + "attn_k.weight", random(_HEAD_WIDTH, _WIDTH)
         yield block + "attn_v.weight", random(_HEAD_WIDTH, _WIDTH)
         yield block + "attn_output.weight", random(_WIDTH, _NUM_HEADS * _HEAD_WIDTH)
-        yield block + "ffn_gate.weight", random(_FFN_WIDTH, _WIDTH)
-        yield block + "ffn_up.weight", random(_FFN_WIDTH, _WIDTH)
-        yield block + "ffn_down.weight", random(_WIDTH, _FFN_WIDTH)
+        yield from _feed_forward(random, block)
 
 
 def _recurrent_tensors(random: _Randomness) -> Iterator[Tensor]:
     yield from random.ends()
     for layer in range(_NUM_LAYERS):
-        block = f"blk.{layer}."
-        yield block + "attn_norm.weight", np.ones(_WIDTH, np.float32)
-        yield block + "ssm_in.weight", random(2 * _INNER, _WIDTH)
-        yield block + "ssm_conv1d.weight", random(_INNER, _CONVOLUTION)
-        yield block + "ssm_conv1d.bias", np.zeros(_INNER, np.float32)
-        yield block + "ssm_x.weight", random(_RANK + 2 * _STATE, _INNER)
-        yield block + "ssm_dt.weight", random(_INNER, _RANK)
-        yield block + "ssm_dt.bias", np.full(_INNER, -2.0, np.float32)
-        decay = np.arange(1, _STATE + 1, dtype=np.float32) / 8  # slow, so that it remembers
-        yield block + "ssm_a", np.tile(-decay, (_INNER, 1))
-        yield block + "ssm_d", np.ones(_INNER, np.float32)
-        yield block + "ssm_out.weight", random(_WIDTH, _INNER) * 2
+        yield from _recurrent_layer(random, f"blk.{layer}.")
+
+
+def _hybrid_tensors(random: _Randomness) -> Iterator[Tensor]:
+    yield from random.ends()
+    yield from _recurrent_layer(random, "blk.0.")
+    for name, size in (("ssm_dt_norm", _RANK), ("ssm_b_norm", _STATE), ("ssm_c_norm", _STATE)):
+        yield f"blk.0.{name}.weight", np.ones(size, np.float32)
+    yield "blk.1.attn_norm.weight", np.ones(_WIDTH, np.float32)
+    yield "blk.1.attn_q.weight", random(_WIDTH, _WIDTH)
+    yield "blk.1.attn_k.weight", random(_WIDTH // _NUM_HEADS, _WIDTH)
+    yield "blk.1.attn_v.weight", random(_WIDTH // _NUM_HEADS, _WIDTH)
+    yield "blk.1.attn_output.weight", random(_WIDTH, _WIDTH)
+    for block in ("blk.0.", "blk.1."):
+        yield block + "ffn_norm.weight", np.ones(_WIDTH, np.float32)
+        yield from _feed_forward(random, block)
+
+
+def _feed_forward(random: _Randomness, block: str) -> Iterator[Tensor]:
+    yield block + "ffn_gate.weight", random(_FFN_WIDTH, _WIDTH)
+    yield block + "ffn_up.weight", random(_FFN_WIDTH, _WIDTH)
+    yield block + "ffn_down.weight", random(_WIDTH, _FFN_WIDTH)
+
+
+def _recurrent_layer(random: _Randomness, block: str) -> Iterator[Tensor]:
+    yield block + "attn_norm.weight", np.ones(_WIDTH, np.float32)
+    yield block + "ssm_in.weight", random(2 * _INNER, _WIDTH)
+    yield block + "ssm_conv1d.weight", random(_INNER, _CONVOLUTION)
+    yield block + "ssm_conv1d.bias", np.zeros(_INNER, np.float32)
+    yield block + "ssm_x.weight", random(_RANK + 2 * _STATE, _INNER)
+    yield block + "ssm_dt.weight", random(_INNER, _RANK)
+    yield block + "ssm_dt.bias", np.full(_INNER, -2.0, np.float32)
+    decay = np.arange(1, _STATE + 1, dtype=np.float32) / 8  # slow, so that it remembers
+    yield block + "ssm_a", np.tile(-decay, (_INNER, 1))
+    yield block + "ssm_d", np.ones(_INNER, np.float32)
+    yield block + "ssm_out.weight", random(_WIDTH, _INNER) * 2
 
 
 def _wordy(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

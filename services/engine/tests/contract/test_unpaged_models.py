@@ -7,7 +7,11 @@ import pytest
 
 from caravan_engine.backends.llama_cpp import LlamaCppBackend, LlamaCppSettings
 from caravan_engine.domain.paging.moves import Export, Import
-from caravan_testkit.unpaged_model import write_recurrent_gguf, write_window_gguf
+from caravan_testkit.unpaged_model import (
+    write_hybrid_gguf,
+    write_recurrent_gguf,
+    write_window_gguf,
+)
 
 NUM_CELLS, NUM_SEATS = 512, 2
 PROMPT = range(300, 340)
@@ -23,12 +27,19 @@ def window_gguf(tmp_path_factory):
     return write_window_gguf(tmp_path_factory.mktemp("models") / "window.gguf")
 
 
+@pytest.fixture(scope="session")
+def hybrid_gguf(tmp_path_factory):
+    return write_hybrid_gguf(tmp_path_factory.mktemp("models") / "hybrid.gguf")
+
+
 class Backend(LlamaCppBackend):
     num_cells = NUM_CELLS
     num_seats = NUM_SEATS
 
 
-@pytest.fixture(scope="module", params=["recurrent_gguf", "window_gguf", "tiny_gguf"])
+@pytest.fixture(
+    scope="module", params=["recurrent_gguf", "hybrid_gguf", "window_gguf", "tiny_gguf"]
+)
 def loaded(request):
     """The last one could be cut, but is told not to."""
     settings = LlamaCppSettings(
@@ -68,8 +79,10 @@ def test_a_model_with_a_window_says_that_it_can_not_be_cut(window_gguf):
         assert not backend.facts.is_recurrent
 
 
-def test_a_recurrent_model_says_that_it_can_not_be_cut(recurrent_gguf):
-    settings = LlamaCppSettings(model_path=recurrent_gguf, num_cells=64, num_seats=1)
+@pytest.mark.parametrize("kind", ["recurrent", "hybrid"])
+def test_a_model_that_keeps_a_state_says_that_it_can_not_be_cut(request, kind):
+    path = request.getfixturevalue(f"{kind}_gguf")
+    settings = LlamaCppSettings(model_path=path, num_cells=64, num_seats=1)
     with closing(LlamaCppBackend(settings)) as backend:
         assert not backend.can_cut
         assert backend.facts.is_recurrent
