@@ -26,6 +26,15 @@ def test_a_page_that_was_written_can_be_read(open_disk, pages, codec, reads_ahea
     assert (stats.num_writing, stats.num_reading, stats.lost) == (0, 0, {})
 
 
+@pytest.mark.parametrize(
+    ("settings", "num_threads"), [({"num_readers": 3}, 3), ({"reads_ahead": False}, 0)]
+)
+def test_there_are_as_many_threads_that_read_as_asked_for(open_disk, settings, num_threads):
+    open_disk(**settings)
+    readers = [each for each in threading.enumerate() if each.name.startswith("page-reader")]
+    assert len(readers) == num_threads
+
+
 @MODES
 def test_what_reading_takes_is_told(open_disk, pages, reads_ahead):
     disk, images = open_disk(reads_ahead=reads_ahead), pages.chain(2)
