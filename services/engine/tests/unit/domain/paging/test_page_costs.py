@@ -2,7 +2,17 @@
 
 import pytest
 
+from caravan_engine.domain.paging.cell_map import CellMap
+from caravan_engine.domain.paging.cell_work import CellWork
+from caravan_engine.domain.paging.host_tier import HostTier
 from caravan_engine.domain.paging.page_costs import Pace, PageCosts
+from caravan_engine.domain.paging.page_image import PageImage, PageInfo, page_key, root_key
+from caravan_engine.domain.paging.page_store import PageStore
+from caravan_engine.domain.paging.prefix_tree import PrefixTree
+from caravan_engine.domain.paging.residency import Nowhere
+from caravan_engine.domain.paging.shelf import Shelf
+from caravan_engine.domain.paging.tiers import Tiers
+from caravan_engine.domain.ports import PageRead
 
 
 def test_an_interrupted_move_changes_little():
@@ -53,3 +63,33 @@ def test_without_learning_nothing_changes_what_pays():
     for _ in range(1000):
         assert not costs.pays_to_import(1, 256, from_disk=True)
     assert costs.pays_to_import(256, 256, from_disk=True)
+
+
+class DiskWithNews:
+    """A disk that has read a page, slowly."""
+
+    def __init__(self, image):
+        self._news = [PageRead(image, read_s=0.8)]
+
+    def poll(self):
+        news, self._news = self._news, []
+        return news
+
+
+def test_what_reading_took_on_the_disk_is_learned():
+    costs, root = PageCosts(), root_key("digest", "acme")
+    tokens = tuple(range(16))
+    info = PageInfo(root, root, page_key(root, tokens), 0, tokens)
+    disk = DiskWithNews(PageImage(info, bytes(16), 0))
+    host = HostTier(1000, bytes_per_token=1, spills=True)
+    store = PageStore(
+        PrefixTree(16),
+        tiers=Tiers(host, Shelf(()), disk),
+        work=CellWork(CellMap(64, 1), 1),
+        residency=Nowhere(),
+        costs=costs,
+    )
+    store.found_on_disk([info])
+    guessed = costs.reading.s_per_token
+    assert store.hear()
+    assert costs.reading.s_per_token > guessed
