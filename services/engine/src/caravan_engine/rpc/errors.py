@@ -2,18 +2,7 @@
 
 from typing import ClassVar
 
-from caravan_rpckit.errors import CaravanError, FieldViolation, Reason
-
-
-class InvalidPageError(CaravanError):
-    """The page size or token is none that we gave."""
-
-    reason: ClassVar[Reason] = Reason.INVALID_FIELD
-
-    def __init__(self, field: str, description: str) -> None:
-        super().__init__(
-            f"{field}: {description}", field_violations=[FieldViolation(field, description)]
-        )
+from caravan_rpckit.errors import CaravanError, Reason
 
 
 class WrongModelError(CaravanError):

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 from caravan.model.v1 import model_service_pb2 as model_pb
 from caravan_engine.host.model_manager import ModelManager
 from caravan_engine.rpc.convert_models import replica_count_of, to_model, to_progress
-from caravan_engine.rpc.paging import page_of
 from caravan_rpckit.call import Call
+from caravan_rpckit.name_pages import page_of
 
 
 class ModelServicer:

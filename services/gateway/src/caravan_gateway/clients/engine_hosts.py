@@ -17,7 +17,7 @@ from caravan.model.v1 import model_service_pb2 as service_pb
 from caravan_gateway.clients.convert import picture_from
 from caravan_gateway.clients.failures import forwarding_failure
 from caravan_gateway.clients.forwarding import forward_stream, forward_unary
-from caravan_gateway.clients.merged_models import merged, page_of
+from caravan_gateway.clients.merged_models import merged
 from caravan_gateway.clients.watching import watch_forever
 from caravan_gateway.clients.worker_channels import WorkerChannels
 from caravan_gateway.clients.worker_stats import StatsSource, stats_of_all
@@ -25,6 +25,7 @@ from caravan_gateway.domain.errors import DependencyUnavailableError
 from caravan_gateway.domain.models import ModelCatalog
 from caravan_gateway.runtime.forwarded_call import ForwardedCall
 from caravan_rpckit.call import REQUEST_ID_KEY
+from caravan_rpckit.name_pages import page_of
 from caravan_rpckit.tracing import UNTRACED, CallTracing
 
 ENGINE = "engine"
@@ -163,7 +164,7 @@ class EngineHosts:
         if len(self._hosts) > 1:
             match request:
                 case service_pb.ListModelsRequest():
-                    return page_of(self.models(), request).SerializeToString()
+                    return self._list(request).SerializeToString()
                 case service_pb.GetModelRequest():
                     return self._get(request.model).SerializeToString()
         return await forward_unary(channel, ENGINE, request, forwarded, self._tracing)
@@ -185,6 +186,10 @@ class EngineHosts:
         """A host cannot be reached. Its workers may well be alive, so their channels stay."""
         self._catalog.lose(address)
         self._on_change()
+
+    def _list(self, request: service_pb.ListModelsRequest) -> service_pb.ListModelsResponse:
+        page, token = page_of(self.models(), request.page_size, request.page_token)
+        return service_pb.ListModelsResponse(models=page, next_page_token=token)
 
     def _get(self, name: str) -> service_pb.GetModelResponse:
         own_name = self._catalog.find(name)

@@ -1,20 +1,25 @@
+from dataclasses import dataclass
+
 import pytest
 
-from caravan_engine.host.models import ModelState, ModelView
-from caravan_engine.rpc.errors import InvalidPageError
-from caravan_engine.rpc.paging import page_of
+from caravan_rpckit.name_pages import InvalidPageError, page_of
 
 
-def models(*names):
-    return [ModelView(name, (), ModelState.UNLOADED, "", "", 0, None, ()) for name in names]
+@dataclass(frozen=True)
+class Entry:
+    name: str
+
+
+def entries(*names):
+    return [Entry(name) for name in names]
 
 
 def names(page):
-    return [model.name for model in page]
+    return [entry.name for entry in page]
 
 
 def test_pages_follow_each_other_without_gap_or_repetition():
-    everything = models(*"abcde")
+    everything = entries(*"abcde")
     seen, token = [], ""
     while True:
         page, token = page_of(everything, 2, token)
@@ -26,17 +31,17 @@ def test_pages_follow_each_other_without_gap_or_repetition():
 
 
 def test_a_full_last_page_has_no_successor():
-    assert page_of(models("a", "b"), 2, "")[1] == ""
+    assert page_of(entries("a", "b"), 2, "")[1] == ""
 
 
-def test_a_model_that_vanishes_moves_no_page():
-    _, token = page_of(models("a", "b", "c"), 2, "")
+def test_an_entry_that_vanishes_moves_no_page():
+    _, token = page_of(entries("a", "b", "c"), 2, "")
 
-    assert names(page_of(models("a", "c"), 2, token)[0]) == ["c"]
+    assert names(page_of(entries("a", "c"), 2, token)[0]) == ["c"]
 
 
 def test_without_a_size_a_page_has_a_hundred():
-    page, token = page_of(models(*(f"{number:03}" for number in range(101))), 0, "")
+    page, token = page_of(entries(*(f"{number:03}" for number in range(101))), 0, "")
 
     assert (len(page), bool(token)) == (100, True)
 
@@ -47,6 +52,6 @@ def test_without_a_size_a_page_has_a_hundred():
 )
 def test_what_we_never_gave_is_refused(size, token, field):
     with pytest.raises(InvalidPageError) as refused:
-        page_of(models("a"), size, token)
+        page_of(entries("a"), size, token)
 
     assert refused.value.field_violations[0].field == field
