@@ -121,6 +121,16 @@ class OpsServer:
             raise _address_fault(f"{self._host}:{self.port}", error) from error
         self.port = self._server.sockets[0].getsockname()[1]
 
+    async def start_in(self, resources: contextlib.AsyncExitStack) -> int:
+        """Binds the port until `resources` are closed, and returns it.
+
+        Raises:
+            CaravanError: as `start` does.
+        """
+        resources.push_async_callback(self.stop)
+        await self.start()
+        return self.port
+
     async def stop(self) -> None:
         """Closes the port and every connection; does nothing when it never started."""
         if self._server is None:

@@ -192,3 +192,13 @@ async def test_an_address_of_another_machine_is_a_clear_error(registry, readines
     server = OpsServer(0, host="192.0.2.1", registry=registry, readiness=readiness)
     with pytest.raises(AddressUnusableError, match=r"192\.0\.2\.1"):
         await server.start()
+
+
+async def test_the_port_is_free_again_when_its_resources_are_closed(registry, readiness):
+    async with contextlib.AsyncExitStack() as resources:
+        port = await OpsServer(0, registry=registry, readiness=readiness).start_in(resources)
+        with pytest.raises(AddressInUseError):
+            await OpsServer(port, registry=registry, readiness=readiness).start()
+    again = OpsServer(port, registry=registry, readiness=readiness)
+    await again.start()
+    await again.stop()

@@ -227,14 +227,9 @@ class EngineApp:
         )
         host, port = split_address(self._settings.server.ops_address)
         ops = OpsServer(
-            port,
-            host=host,
-            registry=self._instruments.registry,
-            readiness=self._readiness,
+            port, host=host, registry=self._instruments.registry, readiness=self._readiness
         )
-        self._resources.push_async_callback(ops.stop)
-        await ops.start()
-        self.ops_port = ops.port
+        self.ops_port = await ops.start_in(self._resources)
 
     def _start_tracing(self) -> None:
         address = self._settings.telemetry.address

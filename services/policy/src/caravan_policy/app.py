@@ -61,17 +61,12 @@ class PolicyApplication:
         self._feed: PolicyFeed | None = None
         self._changes: ChangeApplier | None = None
         self._server: RpcServer | None = None
-        self._ops: OpsServer | None = None
+        self.ops_port = 0
 
     @property
     def port(self) -> int:
         """The port of the gRPC listener, once started."""
         return 0 if self._server is None else self._server.port
-
-    @property
-    def ops_port(self) -> int:
-        """The port of the ops listener, once started."""
-        return 0 if self._ops is None else self._ops.port
 
     async def start(self) -> None:
         """Opens the store, sets it up where it is new, and serves.
@@ -106,11 +101,10 @@ class PolicyApplication:
 
     async def _start_ops(self) -> None:
         host, port = split_address(self._settings.server.ops_address)
-        self._ops = OpsServer(
-            port, registry=self._instruments.registry, readiness=self._readiness, host=host
+        ops = OpsServer(
+            port, host=host, registry=self._instruments.registry, readiness=self._readiness
         )
-        self._stack.push_async_callback(self._ops.stop)
-        await self._ops.start()
+        self.ops_port = await ops.start_in(self._stack)
 
     def _start_tracing(self) -> None:
         address = self._settings.telemetry.address
