@@ -1,11 +1,8 @@
 """`caravan checkpoints list|prune`."""
 
-from typing import Annotated
-
 import typer
 
-from caravan_client.cli.completion import complete_model
-from caravan_client.cli.options import ConnectionOptions
+from caravan_client.cli.options import ConnectionOptions, ModelOption
 from caravan_client.cli.parameter_groups import grouped
 from caravan_client.cli.quantities import size_text, time_text
 from caravan_client.cli.session import open_session, remember
@@ -13,17 +10,6 @@ from caravan_client.resources import Checkpoints, JournalState, RequestCheckpoin
 
 _WORKER_COLUMNS = ("worker", "journal", "requests", "pages", "page size", "being written")
 _REQUEST_COLUMNS = ("worker", "request", "tenant", "principal", "state", "tokens", "since")
-
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="NAME",
-        help="Of this model only; else of all that are loaded.",
-        autocompletion=complete_model,
-    ),
-]
 
 
 def checkpoints_group() -> typer.Typer:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from caravan_client.cli.completion import complete_model
-from caravan_client.cli.options import ConnectionOptions
+from caravan_client.cli.options import ConnectionOptions, ModelOption
 from caravan_client.cli.parameter_groups import grouped
 from caravan_client.cli.session import open_session, remember
 
@@ -24,16 +24,7 @@ def drop(
     context: typer.Context,
     connection: ConnectionOptions,
     tenant: Annotated[str, typer.Option(metavar="NAME", help="Whose pages.")],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="NAME",
-            help="Of this model only; else of all that are loaded.",
-            autocompletion=complete_model,
-        ),
-    ] = None,
+    model: ModelOption = None,
 ) -> None:
     """Zero and forget a tenant's pages, in memory and on disk.
 

@@ -115,6 +115,18 @@ class ConnectionOptions:
         return tls
 
 
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME",
+        help="Of this model only; else of all that are loaded.",
+        autocompletion=complete_model,
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationFlags:
     """What is generated, beside how tokens are chosen."""
