@@ -235,12 +235,8 @@ async def test_structured_log_lines_pass_through(play):
     assert scene.log == ['{"event": "loaded"}']
 
 
-async def test_a_program_that_cannot_be_started_counts_as_a_failed_start():
-    async def launch(_worker_id):
-        return await WorkerProcess.start(
-            ["/nowhere/program"], b"", log=WorkerLog("x", print), environment={}
-        )
-
+async def failed_supervisor(launch):
+    """A supervisor that has given up on what `launch` does."""
     failed = asyncio.Event()
     supervisor = Supervisor(
         "broken",
@@ -254,6 +250,16 @@ async def test_a_program_that_cannot_be_started_counts_as_a_failed_start():
     async with asyncio.timeout(20):
         await failed.wait()
 
+    return supervisor
+
+
+async def test_a_program_that_cannot_be_started_counts_as_a_failed_start():
+    async def launch(_worker_id):
+        return await WorkerProcess.start(
+            ["/nowhere/program"], b"", log=WorkerLog("x", print), environment={}
+        )
+
+    supervisor = await failed_supervisor(launch)
     assert "could not be started" in supervisor.status.detail
 
 
@@ -261,19 +267,7 @@ async def test_a_fault_of_our_own_while_starting_is_told_and_not_retried():
     async def launch(_worker_id):
         raise ZeroDivisionError
 
-    failed = asyncio.Event()
-    supervisor = Supervisor(
-        "faulty",
-        launch,
-        policy=RestartPolicy(RestartRules(initial_backoff_s=0.01)),
-        times=SupervisorTimes(),
-        on_change=lambda: failed.set() if supervisor.status.state is ReplicaState.FAILED else None,
-        on_progress=print,
-    )
-    supervisor.start()
-    async with asyncio.timeout(20):
-        await failed.wait()
-
+    supervisor = await failed_supervisor(launch)
     assert supervisor.failure.reason is Reason.INTERNAL
 
 
