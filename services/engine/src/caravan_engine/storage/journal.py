@@ -6,7 +6,6 @@ overwritten with zeros, because there are prompts in it.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import stat
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from caravan_engine.domain.recovery.records import Record
+from caravan_engine.storage.file_lock import locked
 from caravan_engine.storage.journal_records import (
     HEADER_BYTES,
     IDENTITY_BYTES,
@@ -55,7 +55,7 @@ class JournalFile:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         identity = hashlib.blake2b(model_digest.encode(), digest_size=IDENTITY_BYTES).digest()
         path = directory / f"{identity.hex()}.journal"
-        return cls(path, identity, _locked(path.with_suffix(_LOCK)))
+        return cls(path, identity, locked(path.with_suffix(_LOCK)))
 
     def read(self, most_bytes: int) -> Iterator[Record]:
         """Yields what an earlier run recorded, up to the first record that isn't whole.
@@ -173,13 +173,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _locked(path: Path) -> BinaryIO:
-    lock = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o600), "r+b")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise
-    return lock

@@ -5,7 +5,6 @@ failure tears is found by its checksums and computed again. Only `erase` waits f
 """
 
 import contextlib
-import fcntl
 import logging
 import os
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from caravan_engine.domain.paging.page_image import PageImage
+from caravan_engine.storage.file_lock import locked
 from caravan_engine.storage.page_files import (
     HEADER_GUESS_BYTES,
     PageHeader,
@@ -54,7 +54,7 @@ class PageFolder:
         """
         path = directory / identity.folder_name
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = _locked(path)
+        lock = locked(path / _LOCK)
         try:
             for leftover in path.glob(f"*{_PARTIAL}"):
                 leftover.unlink()
@@ -214,16 +214,6 @@ def _overwrite(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def _locked(path: Path) -> BinaryIO:
-    lock = os.fdopen(os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o600), "r+b")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise
-    return lock
-
-
 def _try_to_remove(folder: Path) -> None:
     """Removes a folder of pages unless somebody holds it; files that are not ours stay in it."""
     try:
@@ -236,7 +226,7 @@ def _try_to_remove(folder: Path) -> None:
 
 
 def _remove_folder(folder: Path) -> None:
-    with _locked(folder):
+    with locked(folder / _LOCK):
         for pattern in (f"*{_PAGE}", f"*{_PARTIAL}", _LOCK):
             for path in folder.glob(pattern):
                 path.unlink()
