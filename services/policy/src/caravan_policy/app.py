@@ -42,11 +42,10 @@ _SERVING = "serving"
 _log = logging.getLogger("caravan.policy")
 
 
-class PolicyApplication:
+class PolicyApp:
     """The whole service in one process; everything belongs to the event loop that starts it."""
 
     def __init__(self, settings: PolicySettings) -> None:
-        configure_logging("policy", level=settings.log.level)
         self._settings = settings
         self._stack = AsyncExitStack()
         self._instruments = Instruments()
@@ -62,6 +61,12 @@ class PolicyApplication:
         self._changes: ChangeApplier | None = None
         self._server: RpcServer | None = None
         self.ops_port = 0
+
+    @classmethod
+    def create(cls, settings: PolicySettings) -> "PolicyApp":
+        """Makes the one application of this process."""
+        configure_logging("policy", level=settings.log.level)
+        return cls(settings)
 
     @property
     def port(self) -> int:

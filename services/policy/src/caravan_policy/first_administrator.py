@@ -26,8 +26,13 @@ class AdminKeyReset:
     """`--reset-admin-key`: writes a new admin key and ends. The service must be stopped."""
 
     def __init__(self, settings: PolicySettings) -> None:
-        configure_logging("policy", level=settings.log.level)
         self._settings = settings
+
+    @classmethod
+    def create(cls, settings: PolicySettings) -> "AdminKeyReset":
+        """Makes what this process does instead of the service."""
+        configure_logging("policy", level=settings.log.level)
+        return cls(settings)
 
     async def start(self) -> None:
         """Does it.

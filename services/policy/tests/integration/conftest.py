@@ -9,7 +9,7 @@ import pytest
 from caravan.policy.v1.authentication_service_pb2_grpc import AuthenticationServiceStub
 from caravan.policy.v1.authorization_service_pb2_grpc import AuthorizationServiceStub
 from caravan.policy.v1.policy_admin_service_pb2_grpc import PolicyAdminServiceStub
-from caravan_policy.app import PolicyApplication
+from caravan_policy.app import PolicyApp
 from caravan_policy.config import (
     PolicySettings,
     ServerSettings,
@@ -57,7 +57,7 @@ def settings(home) -> PolicySettings:
 
 @pytest.fixture
 async def application(settings):
-    application = PolicyApplication(settings)
+    application = PolicyApp(settings)
     try:
         await application.start()
         yield application

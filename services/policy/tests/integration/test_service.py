@@ -16,7 +16,7 @@ from caravan.policy.v1 import authentication_service_pb2 as authentication_pb
 from caravan.policy.v1 import authorization_service_pb2 as authorization_pb
 from caravan.policy.v1 import policy_admin_service_pb2 as admin_pb
 from caravan.policy.v1 import principal_pb2 as principal_pb
-from caravan_policy.app import PolicyApplication
+from caravan_policy.app import PolicyApp
 from caravan_policy.domain.api_keys import Credential
 from caravan_rpckit.details import error_details
 from caravan_testkit.waiting import wait_until_async
@@ -165,7 +165,7 @@ async def test_watchers_are_bounded_and_places_come_back(gateway, application):
 
 
 async def test_watchers_are_sent_away_when_the_service_drains(settings, connect):
-    application = PolicyApplication(settings)
+    application = PolicyApp(settings)
     await application.start()
     try:
         stream, _ = await _watch(connect(application.port))
