@@ -22,7 +22,6 @@ class ModelFacts:
 
     architecture: str
     description: str
-    num_parameters: int
     size_bytes: int
     num_layers: int
     embedding_size: int

@@ -73,7 +73,6 @@ class JournalStats:
     is_writing: bool  # False: it has given up for the time being
     num_bytes: int
     num_live: int
-    num_commits: int
     num_failures: int  # how often it gave up
     num_left_out: int  # requests for which there was no room
 
@@ -113,7 +112,7 @@ class RequestJournal:
         self._is_closing = False
         self._is_writing = True
         self._retry_at: float | None = None
-        self._num_commits = self._num_failures = self._num_left_out = 0
+        self._num_failures = self._num_left_out = 0
         for request in kept:
             for record in request.records():
                 self._live.apply(record)
@@ -163,7 +162,6 @@ class RequestJournal:
                 is_writing=self._is_writing,
                 num_bytes=self._medium.num_bytes,
                 num_live=len(self._live),
-                num_commits=self._num_commits,
                 num_failures=self._num_failures,
                 num_left_out=self._num_left_out,
             )
@@ -276,7 +274,6 @@ class RequestJournal:
     def _has_written(self) -> None:
         with self._changed:
             was_writing, self._is_writing, self._retry_at = self._is_writing, True, None
-            self._num_commits += 1
         if not was_writing:
             _log.info("the journal of requests is written again")
 

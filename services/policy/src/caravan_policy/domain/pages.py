@@ -11,7 +11,6 @@ from caravan_policy.domain.errors import InvalidFieldsError
 from caravan_rpckit.errors import FieldViolation
 
 T = TypeVar("T")
-U = TypeVar("U")
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000

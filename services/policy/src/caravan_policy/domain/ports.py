@@ -42,13 +42,6 @@ class CredentialReader(Protocol):
         """Key, principal and policy version as of one moment; None for an unknown id."""
 
 
-class PolicyReader(Protocol):
-    """Reads what decisions depend on. Thread-safe."""
-
-    def read_policy_set(self) -> PolicySet:
-        """The whole policy as of one moment."""
-
-
 @dataclass(frozen=True, slots=True)
 class KeyCursor:
     """A place in the list of keys, newest first."""

@@ -53,7 +53,7 @@ _CREDENTIAL = (
 
 
 class SqlReader:
-    """Implements CredentialReader, PolicyReader and DirectoryReader. Blocks; thread-safe."""
+    """Implements CredentialReader and DirectoryReader. Blocks; thread-safe."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -65,7 +65,7 @@ class SqlReader:
         return _credential_of(rows) if rows else None
 
     def read_policy_set(self) -> PolicySet:
-        """See PolicyReader."""
+        """The whole policy as of one moment."""
         with reading(self._engine) as connection:
             return read_policy_set(connection)
 

@@ -25,7 +25,6 @@ def read_facts(model: int, context: int, vocabulary: LlamaCppVocabulary) -> Mode
     return ModelFacts(
         architecture=architecture,
         description=_text(lib.llama_model_desc, model),
-        num_parameters=lib.llama_model_n_params(model),
         size_bytes=lib.llama_model_size(model),
         num_layers=lib.llama_model_n_layer(model),
         embedding_size=lib.llama_model_n_embd(model),
