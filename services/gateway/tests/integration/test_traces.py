@@ -30,7 +30,7 @@ def get_trace(client, request_id="r1"):
 
 
 async def test_a_generation_has_its_span_with_stages_inside(client, telemetry):
-    await events_of(client.stream("3"))
+    await events_of(client.stream("3", choice_count=1))
     root = await root_of(telemetry, "text_completion tiny")
     assert root.parent_span_id == b""
     inside = {span.name for span in telemetry.spans if span.parent_span_id == root.span_id}
@@ -39,6 +39,7 @@ async def test_a_generation_has_its_span_with_stages_inside(client, telemetry):
     assert said["gen_ai.request.model"].string_value == "tiny"
     assert said["gen_ai.usage.output_tokens"].int_value == 3
     assert said["gen_ai.request.stream"].bool_value is True
+    assert said["gen_ai.request.choice.count"].int_value == 1
     assert [event.name for event in root.events] == ["first_token"]
 
 

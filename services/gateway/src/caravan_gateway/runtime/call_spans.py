@@ -138,5 +138,6 @@ def _options(spec: InferenceSpec) -> dict[str, int | float]:
         genai.REQUEST_TOP_K: sampling.top_k,
         genai.REQUEST_FREQUENCY_PENALTY: sampling.frequency_penalty,
         genai.REQUEST_PRESENCE_PENALTY: sampling.presence_penalty,
+        genai.REQUEST_CHOICE_COUNT: spec.choice_count,
     }
     return {name: value for name, value in given.items() if value is not None}
