@@ -163,7 +163,7 @@ class ContextSettings(Section):
         512, ge=1, description="Most tokens computed in one step (llama.cpp's n_batch)."
     )
     step_time_ms: int = Field(
-        800,
+        750,
         ge=0,
         description="Milliseconds that long inputs (of more than `token_budget` tokens) are "
         "planned to hold up at a time those who decode; they are cut into smaller parts. "

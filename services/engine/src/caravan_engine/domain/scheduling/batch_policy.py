@@ -11,6 +11,7 @@ from caravan_engine.domain.sequence import Sequence
 from caravan_engine.domain.step import Chunk
 
 MIN_CHUNK = 32
+DECODING_SHARE = 1 / 3
 
 
 class BatchPolicy(Protocol):
@@ -35,6 +36,10 @@ class StepTimeBound:
     Prompts that fit into one step aren't cut: each holds the others up once, for as long as it
     takes, and in parts it would cost them as much and the throughput more (a twentieth).
 
+    Where steps of prompts and of decoding alternate, those who decode keep a third of the time: so
+    many steps are theirs after each part. A part is no longer than what is computed of its prompt
+    already (or one tile): what its cells will cost is known from the part before it.
+
     Args:
         rates: What was measured; nothing yet means 32 tokens.
         step_time_s: Seconds that a step may take in which somebody decodes.
@@ -58,9 +63,25 @@ class StepTimeBound:
     def tokens_beside(self, num_decoding: int) -> int:
         """Returns most tokens of long prompts in a step in which so many sequences decode."""
         fitting = self._rates.current.prefill_tokens_within(self._step_time_s, num_decoding)
-        if self._tile is None:
-            return max(MIN_CHUNK, fitting)
-        return max(self._tile, fitting - fitting % self._tile)
+        return self._whole_tiles(fitting, self._tile) if self._tile else max(MIN_CHUNK, fitting)
+
+    def most_of(self, sequence: Sequence) -> int:
+        """Returns most tokens of the next part of a long prompt, by what is computed of it."""
+        if not self._tile:
+            return len(sequence.tokens)
+        return self._whole_tiles(sequence.num_computed, self._tile)
+
+    def decoding_steps_after(self, num_tokens: int, num_decoding: int) -> int:
+        """Returns how many steps of decoding follow a part of a long prompt, at least one."""
+        rates = self._rates.current
+        decode_s, prefill_s = rates.decode_s(num_decoding), rates.prefill_s(num_tokens)
+        if not decode_s or not prefill_s:
+            return 1
+        return max(1, round(prefill_s * DECODING_SHARE / (1 - DECODING_SHARE) / decode_s))
+
+    @staticmethod
+    def _whole_tiles(num_tokens: int, tile: int) -> int:
+        return max(tile, num_tokens - num_tokens % tile)
 
     def holds_for(self, sequence: Sequence) -> bool:
         """Whether a sequence has a long prompt."""
@@ -85,6 +106,7 @@ class DecodeFirst:
         self._bound = bound
         self._tile = tile
         self._owes_decoding = False
+        self._long_waits = 0  # steps of decoding until the next part of a long prompt
 
     def compose(self, runnable: Mapping[int, Sequence], token_budget: int) -> tuple[Chunk, ...]:
         """See `BatchPolicy`."""
@@ -93,12 +115,23 @@ class DecodeFirst:
         for seat, sequence in runnable.items():
             (decoding if sequence.num_pending == 1 else prefilling)[seat] = sequence
         decodes = tuple(_chunk(seat, sequence, 1) for seat, sequence in decoding.items())
-        room = token_budget - len(decodes)
-        if self._bound and decodes:
-            prompts = tuple(self._fill_within(self._bound, prefilling, room, len(decodes)))
-        else:
-            prompts = tuple(_fill(prefilling, room))
-        return self._together(decodes, prompts)
+        if not decodes:
+            self._owes_decoding, self._long_waits = False, 0
+            return tuple(_fill(prefilling, token_budget))
+        room = self._room_beside(len(decodes), token_budget)
+        if self._bound is None:
+            return self._together(decodes, tuple(_fill(prefilling, room)))
+        if self._long_waits:
+            prefilling = {s: p for s, p in prefilling.items() if not self._bound.holds_for(p)}
+        prompts = tuple(self._fill_within(self._bound, prefilling, room, len(decodes)))
+        chunks = self._together(decodes, prompts)
+        self._count_turns(self._bound, chunks, prefilling, len(decodes))
+        return chunks
+
+    def _room_beside(self, num_decoding: int, token_budget: int) -> int:
+        room = token_budget - num_decoding
+        will_alternate = self._tile is not None and room >= self._tile
+        return token_budget if will_alternate else room
 
     def _together(
         self, decodes: tuple[Chunk, ...], prompts: tuple[Chunk, ...]
@@ -106,11 +139,25 @@ class DecodeFirst:
         """Puts both into a step, or the one whose turn it is."""
         num_tokens = len(decodes) + sum(len(each.tokens) for each in prompts)
         is_small = self._tile is None or num_tokens < self._tile
-        if is_small or not (decodes and prompts):
+        if is_small or not prompts:
             self._owes_decoding = False
             return (*decodes, *prompts)
         self._owes_decoding = not self._owes_decoding
         return prompts if self._owes_decoding else decodes
+
+    def _count_turns(
+        self,
+        bound: StepTimeBound,
+        chunks: tuple[Chunk, ...],
+        prefilling: Mapping[int, Sequence],
+        num_decoding: int,
+    ) -> None:
+        if not self._owes_decoding:
+            self._long_waits = max(0, self._long_waits - 1)
+            return
+        num_long = sum(len(c.tokens) for c in chunks if bound.holds_for(prefilling[c.seq_id]))
+        if num_long:
+            self._long_waits = bound.decoding_steps_after(num_long, num_decoding)
 
     def _fill_within(
         self, bound: StepTimeBound, prompts: Mapping[int, Sequence], room: int, num_decoding: int
@@ -118,7 +165,8 @@ class DecodeFirst:
         room_for_long = bound.tokens_beside(num_decoding)
         for seat, sequence in prompts.items():
             is_long = bound.holds_for(sequence)
-            num_tokens = min(room, room_for_long) if is_long else room
+            most = min(room_for_long, bound.most_of(sequence)) if is_long else room
+            num_tokens = min(room, most)
             if num_tokens:
                 chunk = _chunk(seat, sequence, num_tokens)
                 room -= len(chunk.tokens)

@@ -89,9 +89,16 @@ class Rates:
         one before it, faster than the mean follows, so the last one counts where it was slower.
         """
         decode_s = self.decode_s(num_decoding) or 0.0
-        mean_s = self.prefill_token_s or decode_s / num_decoding
-        token_s = max(mean_s, self.last_prefill_token_s)
+        token_s = self._next_token_s or decode_s / num_decoding
         return max(0, int((step_s - decode_s) / token_s)) if token_s else 0
+
+    def prefill_s(self, num_tokens: int) -> float:
+        """Returns the time of the next part of a prompt; 0 while none was measured."""
+        return num_tokens * self._next_token_s
+
+    @property
+    def _next_token_s(self) -> float:
+        return max(self.prefill_token_s or 0.0, self.last_prefill_token_s)
 
 
 class StepRates:

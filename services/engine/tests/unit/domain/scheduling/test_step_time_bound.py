@@ -157,7 +157,7 @@ def test_large_steps_are_of_prompts_or_of_decoding_by_turns(make_rig):
     machine.chats(8)
     machine.rig.submit(b"x" * 1200, max_output=1)
     shapes = [len(machine.step().chunks) for _ in range(6)]
-    assert [machine.steps[at][0] for at in range(6)] == [504, 0, 504, 0, 192, 0]
+    assert [machine.steps[at][0] for at in range(6)] == [512, 0, 512, 0, 176, 0]
     assert shapes == [1, 8, 1, 8, 1, 8]
 
 
@@ -183,3 +183,42 @@ def test_steps_of_one_kind_stay_within_the_bound_too(make_rig):
     assert max(gaps) < 0.5 * 1.1
     sizes = {size for size, _ in machine.steps if size}
     assert sizes - {64} == set()
+
+
+def kinds(machine, count):
+    """What the next steps are of: prompts or decoding."""
+    for _ in range(count):
+        machine.step()
+    return "".join("P" if size else "d" for size, _ in machine.steps[-count:])
+
+
+def test_those_who_decode_keep_a_third_of_the_time_beside_a_long_prompt(make_rig):
+    machine = Machine(make_rig, 0.5, tile=64)
+    machine.chats(8)
+    prompt = machine.rig.submit(b"x" * 4096, max_output=2)
+    while not prompt.output.tokens:
+        machine.step()
+    while machine.steps.pop()[0]:  # what came after the last part
+        pass
+    all_s = sum(seconds for _, seconds in machine.steps)
+    decoding_s = sum(seconds for size, seconds in machine.steps if not size)
+    assert decoding_s / all_s == pytest.approx(1 / 3, abs=0.1)
+
+
+def test_short_prompts_do_not_wait_for_the_turn_of_a_long_one(make_rig):
+    machine = Machine(make_rig, 0.9, token_s=0.01, whole_tokens=BUDGET, tile=64)
+    machine.chats(8)
+    machine.rig.submit(b"x" * 4096, max_output=2)
+    assert kinds(machine, 8) == "PdddPddd"
+    machine.rig.submit(b"y" * 100, max_output=2)
+    assert kinds(machine, 4) == "Pddd"
+
+
+def test_a_part_is_no_longer_than_what_is_computed_of_its_prompt(make_rig):
+    machine = Machine(make_rig, 3.0, whole_tokens=BUDGET, tile=64)
+    machine.chats(8)
+    machine.rig.submit(b"x" * 4096, max_output=2)
+    for _ in range(40):
+        machine.step()
+    sizes = [size for size, _ in machine.steps if size]
+    assert sizes[:5] == [64, 64, 128, 256, 512]
