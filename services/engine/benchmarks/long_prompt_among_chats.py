@@ -100,6 +100,7 @@ async def _run(
         context_tokens=arguments.prompt + 256,
         token_budget=_BUDGET,
         step_time_s=step_time_ms / 1000,
+        attention_tile=backend.attention_tile,
     )
     engine = EngineLoop(
         backend,
