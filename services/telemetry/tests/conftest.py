@@ -1,5 +1,5 @@
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -12,7 +12,7 @@ from caravan_obskit.worker_numbers import (
     WorkerNumbers,
 )
 from caravan_telemetry.domain.errors import StoreUnavailableError
-from caravan_telemetry.domain.request_record import RequestRecord
+from caravan_telemetry.domain.request_record import RequestRecord, TokenCounts
 from caravan_telemetry.domain.span_record import SpanKind, SpanRecord, SpanStatus
 
 RECORD = RequestRecord(
@@ -48,9 +48,25 @@ class MemoryRequestStore:
         self.records: dict[str, tuple[RequestRecord, int]] = {}
         self.is_full = False
 
-    def add(self, records: Sequence[RequestRecord], received_time_ms: int) -> Collection[str]:
+    def provisional(self, ids: Collection[str]) -> Mapping[str, TokenCounts]:
+        found = (record for record, _ in self.records.values() if record.id in ids)
+        return {
+            each.id: TokenCounts(each.input_tokens, each.cached_tokens, each.output_tokens)
+            for each in found
+            if each.is_provisional
+        }
+
+    def add(
+        self,
+        records: Sequence[RequestRecord],
+        received_time_ms: int,
+        *,
+        replaced: Collection[str] = (),
+    ) -> Collection[str]:
         if self.is_full:
             raise StoreUnavailableError
+        for record_id in replaced:
+            del self.records[record_id]
         new = {record.id: record for record in records if record.id not in self.records}
         self.records |= {key: (record, received_time_ms) for key, record in new.items()}
         return new.keys()
@@ -132,11 +148,15 @@ class CountingMeter:
 
     def __init__(self) -> None:
         self.stored_ids: list[str] = []
+        self.replacements: list[tuple[str, int, int]] = []
         self.repeated_count = 0
         self.removed_count = 0
 
     def stored(self, record: RequestRecord) -> None:
         self.stored_ids.append(record.id)
+
+    def replaced(self, record: RequestRecord, before: TokenCounts) -> None:
+        self.replacements.append((record.id, before.output, record.output_tokens))
 
     def repeated(self, count: int) -> None:
         self.repeated_count += count

@@ -6,7 +6,7 @@ import grpc
 
 from caravan_obskit.instruments import Instruments, Label
 from caravan_rpckit.observers import CallRecord
-from caravan_telemetry.domain.request_record import RequestRecord
+from caravan_telemetry.domain.request_record import RequestRecord, TokenCounts
 
 _CODES = {code.value[0]: code.name.lower() for code in grpc.StatusCode}
 _INGEST_METHOD = "caravan.telemetry.v1.IngestService/IngestUsage"
@@ -29,6 +29,12 @@ class UsageMetrics:
             "caravan_usage_duplicates_total",
             unit="records",
             description="Usage records that came again and were not stored again.",
+        )
+        self._replaced = instruments.counter(
+            "caravan_usage_records_replaced_total",
+            unit="records",
+            description="Provisional usage records, made by engines in the place of gateways, that "
+            "better ones replaced.",
         )
         self._removed = instruments.counter(
             "caravan_usage_records_removed_total",
@@ -53,6 +59,15 @@ class UsageMetrics:
             self._tokens.of(model=record.model, kind="input").inc(record.input_tokens)
             self._tokens.of(model=record.model, kind="cached").inc(record.cached_tokens)
             self._tokens.of(model=record.model, kind="output").inc(record.output_tokens)
+
+    def replaced(self, record: RequestRecord, before: TokenCounts) -> None:
+        """See the port. The record was counted before, with its status then."""
+        self._replaced.of().inc()
+        if record.model:
+            after = TokenCounts(record.input_tokens, record.cached_tokens, record.output_tokens)
+            for kind in ("input", "cached", "output"):
+                added = getattr(after, kind) - getattr(before, kind)
+                self._tokens.of(model=record.model, kind=kind).inc(max(0, added))
 
     def repeated(self, count: int) -> None:
         """See the port."""

@@ -41,7 +41,7 @@ def test_records_survive_closing_and_keep_every_field(path, make_record):
         *("record-1", "request-1", "default", "alice", "key-1"),
         *("caravan.inference.v1.InferenceService/StreamGenerate", "bundled", "sha256:0"),
         *(0, "", '["length"]', 10, 4, 32, 1_700_000_000_000, 125.5, 20.25, 0.5, 10),
-        *('{"team": "süd"}', "gateway-1", 77, 2),
+        *('{"team": "süd"}', "gateway-1", 77, 2, 0),
     )
     again = Database(path)
     assert len(SqlRequestStore(again).add([make_record()], 78)) == 0

@@ -2,6 +2,7 @@
 
 import pytest
 
+from caravan_telemetry.domain.request_record import TokenCounts
 from caravan_telemetry.storage.database import Database
 from caravan_telemetry.storage.request_records import SqlRequestStore
 
@@ -24,6 +25,15 @@ def test_what_is_stored_already_is_not_stored_again(store, make_record):
     store.add([make_record("a")], 1)
     assert set(store.add([make_record("a"), make_record("b")], 2)) == {"b"}
     assert set(store.add([make_record("a"), make_record("b")], 3)) == set()
+
+
+def test_provisional_records_are_told_of_and_replaced(store, make_record):
+    batch = [make_record("a", is_provisional=True, output_tokens=3), make_record("b")]
+    store.add(batch, 1)
+    assert store.provisional({"a", "b", "c"}) == {"a": TokenCounts(10, 4, 3)}
+    better = [make_record("a", output_tokens=7), make_record("b")]
+    assert set(store.add(better, 2, replaced={"a"})) == {"a"}
+    assert store.provisional({"a", "b"}) == {}
 
 
 def test_no_records_are_no_trouble(store):

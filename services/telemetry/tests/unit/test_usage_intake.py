@@ -37,6 +37,33 @@ def test_of_two_records_with_one_id_in_a_batch_the_first_counts(intake, memory_s
     assert memory_store.records["a"][0].output_tokens == 1
 
 
+@pytest.mark.parametrize(
+    ("standing", "coming", "kept"),
+    [
+        ((5, True), (9, False), 9),  # the gateway's word counts
+        ((9, True), (5, False), 5),  # also where it says less
+        ((5, True), (9, True), 9),  # another worker had it for longer
+        ((9, True), (5, True), 9),
+        ((5, False), (9, True), 5),
+        ((5, False), (9, False), 5),
+    ],
+)
+@pytest.mark.parametrize("in_one_batch", [True, False])
+def test_a_provisional_record_stands_until_a_better_one_comes(
+    intake, memory_store, meter, make_record, standing, coming, kept, in_one_batch
+):
+    batch = [
+        make_record("a", output_tokens=tokens, is_provisional=is_provisional)
+        for tokens, is_provisional in (standing, coming)
+    ]
+    results = [intake.take(batch)] if in_one_batch else [intake.take([each]) for each in batch]
+    assert memory_store.records["a"][0].output_tokens == kept
+    assert meter.stored_ids == ["a"]
+    is_replaced = kept == coming[0] and not in_one_batch
+    assert meter.replacements == ([("a", standing[0], kept)] if is_replaced else [])
+    assert sum(each.stored_count for each in results) == 1 + is_replaced
+
+
 def test_what_was_not_stored_is_not_counted(intake, memory_store, meter, make_record):
     memory_store.is_full = True
     with pytest.raises(StoreUnavailableError):

@@ -1,20 +1,34 @@
 """What the domain needs from outside."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
-from caravan_telemetry.domain.request_record import RequestRecord
+from caravan_telemetry.domain.request_record import RequestRecord, TokenCounts
 from caravan_telemetry.domain.span_record import SpanRecord
 
 
 class RequestStore(Protocol):
     """Keeps request records, each id once. Blocking; used by one thread at a time."""
 
-    def add(self, records: Sequence[RequestRecord], received_time_ms: int) -> Collection[str]:
+    def provisional(self, ids: Collection[str]) -> Mapping[str, TokenCounts]:
+        """The tokens of those of the records that are stored and may be replaced.
+
+        Raises:
+            StoreUnavailableError: nobody knows.
+        """
+        ...
+
+    def add(
+        self,
+        records: Sequence[RequestRecord],
+        received_time_ms: int,
+        *,
+        replaced: Collection[str] = (),
+    ) -> Collection[str]:
         """Stores in one transaction what is new, and returns the ids of that.
 
         On return the new records survive a crash. `records` hold each id once; an id that is
-        stored already keeps its first record.
+        stored already keeps its first record, unless it is to be `replaced`.
 
         Raises:
             StoreUnavailableError: nothing was stored.
@@ -35,6 +49,10 @@ class UsageMeter(Protocol):
 
     def stored(self, record: RequestRecord) -> None:
         """A record was stored."""
+        ...
+
+    def replaced(self, record: RequestRecord, before: TokenCounts) -> None:
+        """A record took the place of a provisional one."""
         ...
 
     def repeated(self, count: int) -> None:

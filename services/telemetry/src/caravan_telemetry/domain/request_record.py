@@ -52,6 +52,25 @@ class RequestRecord:
     labels: Mapping[str, str]
     gateway_id: str
     failover_count: int
+    is_provisional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """The tokens of a record."""
+
+    input: int
+    cached: int
+    output: int
+
+
+def supersedes(new: RequestRecord, output_tokens: int) -> bool:
+    """Whether a record replaces a provisional one with so many output tokens.
+
+    An engine's account of a generation may come before its gateway's record, and several workers
+    may have had it, each one longer than the one before.
+    """
+    return not new.is_provisional or new.output_tokens > output_tokens
 
 
 def check_batch(records: Sequence[RequestRecord]) -> None:

@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from caravan_telemetry.domain.ports import RequestStore, UsageMeter
-from caravan_telemetry.domain.request_record import RequestRecord
+from caravan_telemetry.domain.request_record import RequestRecord, supersedes
 
 _MS_PER_DAY = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
 class IntakeResult:
-    """How many records of a batch were new, and how many had been stored before."""
+    """How many records of a batch were new or replaced others, and how many were known."""
 
     stored_count: int
     duplicate_count: int
@@ -28,17 +28,28 @@ class UsageIntake:
         self._now_ms = now_ms
 
     def take(self, records: Sequence[RequestRecord]) -> IntakeResult:
-        """Stores what is new; of two records with one id the first counts.
+        """Stores what is new; of two records with one id the first counts that isn't provisional.
 
         Raises:
             StoreUnavailableError: nothing was stored.
         """
         by_id: dict[str, RequestRecord] = {}
         for record in records:
-            by_id.setdefault(record.id, record)
-        new_ids = self._store.add(list(by_id.values()), self._now_ms())
+            earlier = by_id.setdefault(record.id, record)
+            if earlier.is_provisional and supersedes(record, earlier.output_tokens):
+                by_id[record.id] = record
+        standing = self._store.provisional(by_id)
+        replaced = {
+            record_id: tokens
+            for record_id, tokens in standing.items()
+            if supersedes(by_id[record_id], tokens.output)
+        }
+        new_ids = self._store.add(list(by_id.values()), self._now_ms(), replaced=replaced)
         for record_id in new_ids:
-            self._meter.stored(by_id[record_id])
+            if record_id in replaced:
+                self._meter.replaced(by_id[record_id], replaced[record_id])
+            else:
+                self._meter.stored(by_id[record_id])
         duplicate_count = len(records) - len(new_ids)
         self._meter.repeated(duplicate_count)
         return IntakeResult(len(new_ids), duplicate_count)

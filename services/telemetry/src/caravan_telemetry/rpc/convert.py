@@ -34,6 +34,7 @@ def request_record(record: usage_pb.UsageRecord) -> RequestRecord:
         labels=dict(record.labels),
         gateway_id=record.gateway_id,
         failover_count=record.failover_count,
+        is_provisional=record.provisional,
     )
 
 

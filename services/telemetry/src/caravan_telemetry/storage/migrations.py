@@ -55,6 +55,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX spans_by_age ON spans (received_time_ms)",
     ),
     ("ALTER TABLE request_records ADD COLUMN failover_count BIGINT NOT NULL DEFAULT 0",),
+    ("ALTER TABLE request_records ADD COLUMN is_provisional INTEGER NOT NULL DEFAULT 0",),
 )
 """Step n (from 1) leads from schema version n - 1 to n."""
 

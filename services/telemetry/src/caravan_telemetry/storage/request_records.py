@@ -1,7 +1,7 @@
 """Request records in the database."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 
 from sqlalchemy import (
@@ -17,7 +17,7 @@ from sqlalchemy import (
     select,
 )
 
-from caravan_telemetry.domain.request_record import RequestRecord
+from caravan_telemetry.domain.request_record import RequestRecord, TokenCounts
 from caravan_telemetry.storage.database import Database
 
 _TABLE = Table(
@@ -45,6 +45,7 @@ _TABLE = Table(
     Column("labels", Text),  # JSON object
     Column("gateway_id", Text),
     Column("failover_count", BigInteger),
+    Column("is_provisional", Integer),
     Column("received_time_ms", BigInteger),
 )
 _FIELDS = tuple(field.name for field in fields(RequestRecord))
@@ -56,12 +57,30 @@ class SqlRequestStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, records: Sequence[RequestRecord], received_time_ms: int) -> Collection[str]:
+    def provisional(self, ids: Collection[str]) -> Mapping[str, TokenCounts]:
+        """See the port."""
+        counts = (_TABLE.c.input_tokens, _TABLE.c.cached_tokens, _TABLE.c.output_tokens)
+        wanted = select(_TABLE.c.id, *counts).where(
+            _TABLE.c.id.in_(ids), _TABLE.c.is_provisional == 1
+        )
+        with self._database.transaction() as connection:
+            rows = connection.execute(wanted).all()
+        return {record_id: TokenCounts(*tokens) for record_id, *tokens in rows}
+
+    def add(
+        self,
+        records: Sequence[RequestRecord],
+        received_time_ms: int,
+        *,
+        replaced: Collection[str] = (),
+    ) -> Collection[str]:
         """See the port. The transaction holds the right to write from its start."""
         if not records:
             return ()
         by_id = {record.id: record for record in records}
         with self._database.transaction() as connection:
+            if replaced:
+                connection.execute(delete(_TABLE).where(_TABLE.c.id.in_(replaced)))
             known = connection.scalars(select(_TABLE.c.id).where(_TABLE.c.id.in_(by_id)))
             for record_id in known.all():
                 del by_id[record_id]
@@ -85,6 +104,7 @@ class SqlRequestStore:
 
 def _row(record: RequestRecord, received_time_ms: int) -> dict[str, object]:
     row = {name: getattr(record, name) for name in _FIELDS}
+    row["is_provisional"] = int(record.is_provisional)
     row["finish_reasons"] = json.dumps(record.finish_reasons)
     row["labels"] = json.dumps(dict(record.labels), ensure_ascii=False)
     row["received_time_ms"] = received_time_ms

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n caravan/telemetry/v1/usage.proto\x12\x14\x63\x61ravan.telemetry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdf\x04\n\x0bUsageRecord\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x11\n\tprincipal\x18\x04 \x01(\t\x12\x0e\n\x06key_id\x18\x05 \x01(\t\x12\x0e\n\x06method\x18\x06 \x01(\t\x12\r\n\x05model\x18\x07 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x08 \x01(\t\x12\x13\n\x0bstatus_code\x18\t \x01(\r\x12\x14\n\x0c\x65rror_reason\x18\n \x01(\t\x12\x16\n\x0e\x66inish_reasons\x18\x0b \x03(\t\x12\x14\n\x0cinput_tokens\x18\x0c \x01(\r\x12\x15\n\rcached_tokens\x18\r \x01(\r\x12\x15\n\routput_tokens\x18\x0e \x01(\r\x12.\n\nstart_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x64uration_ms\x18\x10 \x01(\x01\x12#\n\x16time_to_first_token_ms\x18\x11 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x08queue_ms\x18\x12 \x01(\x01\x12\x10\n\x08priority\x18\x13 \x01(\r\x12=\n\x06labels\x18\x14 \x03(\x0b\x32-.caravan.telemetry.v1.UsageRecord.LabelsEntry\x12\x12\n\ngateway_id\x18\x15 \x01(\t\x12\x16\n\x0e\x66\x61ilover_count\x18\x16 \x01(\r\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x19\n\x17_time_to_first_token_msb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n caravan/telemetry/v1/usage.proto\x12\x14\x63\x61ravan.telemetry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf4\x04\n\x0bUsageRecord\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x11\n\tprincipal\x18\x04 \x01(\t\x12\x0e\n\x06key_id\x18\x05 \x01(\t\x12\x0e\n\x06method\x18\x06 \x01(\t\x12\r\n\x05model\x18\x07 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x08 \x01(\t\x12\x13\n\x0bstatus_code\x18\t \x01(\r\x12\x14\n\x0c\x65rror_reason\x18\n \x01(\t\x12\x16\n\x0e\x66inish_reasons\x18\x0b \x03(\t\x12\x14\n\x0cinput_tokens\x18\x0c \x01(\r\x12\x15\n\rcached_tokens\x18\r \x01(\r\x12\x15\n\routput_tokens\x18\x0e \x01(\r\x12.\n\nstart_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x64uration_ms\x18\x10 \x01(\x01\x12#\n\x16time_to_first_token_ms\x18\x11 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x08queue_ms\x18\x12 \x01(\x01\x12\x10\n\x08priority\x18\x13 \x01(\r\x12=\n\x06labels\x18\x14 \x03(\x0b\x32-.caravan.telemetry.v1.UsageRecord.LabelsEntry\x12\x12\n\ngateway_id\x18\x15 \x01(\t\x12\x16\n\x0e\x66\x61ilover_count\x18\x16 \x01(\r\x12\x13\n\x0bprovisional\x18\x17 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x19\n\x17_time_to_first_token_msb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,7 +35,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USAGERECORD_LABELSENTRY']._loaded_options = None
   _globals['_USAGERECORD_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_USAGERECORD']._serialized_start=92
-  _globals['_USAGERECORD']._serialized_end=699
-  _globals['_USAGERECORD_LABELSENTRY']._serialized_start=627
-  _globals['_USAGERECORD_LABELSENTRY']._serialized_end=672
+  _globals['_USAGERECORD']._serialized_end=720
+  _globals['_USAGERECORD_LABELSENTRY']._serialized_start=648
+  _globals['_USAGERECORD_LABELSENTRY']._serialized_end=693
 # @@protoc_insertion_point(module_scope)

@@ -67,6 +67,7 @@ class UsageRecord(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     GATEWAY_ID_FIELD_NUMBER: _builtins.int
     FAILOVER_COUNT_FIELD_NUMBER: _builtins.int
+    PROVISIONAL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Unique; makes repeated delivery harmless."""
     request_id: _builtins.str
@@ -105,6 +106,11 @@ class UsageRecord(_message.Message):
     """Name of the gateway that served the call."""
     failover_count: _builtins.int
     """How often the call went on on another worker because it lost its own. Its tokens count once."""
+    provisional: _builtins.bool
+    """An engine's account of a generation whose gateway wrote none in time. It never says more than was
+    computed. A record of the same id without this mark replaces it, as does another one with it that
+    says more.
+    """
     @_builtins.property
     def finish_reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Why the choices ended: `end_of_text`, `stop_string`, `length`, `content_filter`."""
@@ -142,10 +148,11 @@ class UsageRecord(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         gateway_id: _builtins.str = ...,
         failover_count: _builtins.int = ...,
+        provisional: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_time_to_first_token_ms", b"_time_to_first_token_ms", "start_time", b"start_time", "time_to_first_token_ms", b"time_to_first_token_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_time_to_first_token_ms", b"_time_to_first_token_ms", "cached_tokens", b"cached_tokens", "duration_ms", b"duration_ms", "error_reason", b"error_reason", "failover_count", b"failover_count", "finish_reasons", b"finish_reasons", "gateway_id", b"gateway_id", "id", b"id", "input_tokens", b"input_tokens", "key_id", b"key_id", "labels", b"labels", "method", b"method", "model", b"model", "model_digest", b"model_digest", "output_tokens", b"output_tokens", "principal", b"principal", "priority", b"priority", "queue_ms", b"queue_ms", "request_id", b"request_id", "start_time", b"start_time", "status_code", b"status_code", "tenant", b"tenant", "time_to_first_token_ms", b"time_to_first_token_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_time_to_first_token_ms", b"_time_to_first_token_ms", "cached_tokens", b"cached_tokens", "duration_ms", b"duration_ms", "error_reason", b"error_reason", "failover_count", b"failover_count", "finish_reasons", b"finish_reasons", "gateway_id", b"gateway_id", "id", b"id", "input_tokens", b"input_tokens", "key_id", b"key_id", "labels", b"labels", "method", b"method", "model", b"model", "model_digest", b"model_digest", "output_tokens", b"output_tokens", "principal", b"principal", "priority", b"priority", "provisional", b"provisional", "queue_ms", b"queue_ms", "request_id", b"request_id", "start_time", b"start_time", "status_code", b"status_code", "tenant", b"tenant", "time_to_first_token_ms", b"time_to_first_token_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__time_to_first_token_ms: _TypeAlias = _typing.Literal["time_to_first_token_ms"]  # noqa: Y015
     _WhichOneofArgType__time_to_first_token_ms: _TypeAlias = _typing.Literal["_time_to_first_token_ms", b"_time_to_first_token_ms"]  # noqa: Y015
