@@ -194,6 +194,7 @@ class GatewayApp:
             UsageMetrics(self._instruments),
             encode=partial(usage_to, gateway_id=self._settings.name),
             max_unwritten=settings.unwritten_records,
+            max_wait_s=settings.record_wait_s,
             clock=time.monotonic,
         )
         self._resources.push_async_callback(self._usage.finish)

@@ -166,6 +166,13 @@ class TelemetrySettings(Section):
         ge=1,
         description="Most records in memory while the disk takes none; then records are lost.",
     )
+    record_wait_s: float = Field(
+        1.0,
+        ge=0,
+        le=60,
+        description="Most seconds for which the end of a call waits until its record is on disk; 0 "
+        "does not wait.",
+    )
 
 
 class TracingSettings(Section):

@@ -75,6 +75,13 @@ class UsageMetrics:
             description="Usage records that are lost, by cause: memory_full, disk, refused.",
             labels=(Label("cause", values=("memory_full", "disk", "refused")),),
         )
+        self._late = instruments.counter(
+            "caravan_gateway_usage_records_late_total",
+            unit="records",
+            description="Usage records that were not on disk when their call ended, by cause: disk "
+            "(it takes none), slow, not_awaited.",
+            labels=(Label("cause", values=("disk", "slow", "not_awaited")),),
+        )
         self._delivered = instruments.counter(
             "caravan_gateway_usage_records_delivered_total",
             unit="records",
@@ -84,6 +91,10 @@ class UsageMetrics:
     def dropped(self, count: int, cause: str) -> None:
         """Records are lost."""
         self._dropped.of(cause=cause).inc(count)
+
+    def late(self, cause: str) -> None:
+        """A call ended before its record was on disk."""
+        self._late.of(cause=cause).inc()
 
     def delivered(self, count: int) -> None:
         """Records arrived."""

@@ -199,26 +199,37 @@ async def test_a_full_spool_loses_records_loudly_and_no_call(start_gateway, clie
             await client.generate(labels=labels)
 
 
-async def test_records_survive_kill_nine(
+async def test_who_has_an_answer_has_a_record_whenever_the_gateway_dies(
     settings, telemetry, policy, engine, home, client_of, tmp_path
 ):
+    """Each gateway is killed the moment its client has the end of a call."""
     await telemetry.stop()
     made = settings()
-    process, port = await _spawn(made, tmp_path)
-    try:
-        client = client_of(_Port(port))
-        await _eventually(lambda: client.generate())
-        for _ in range(9):
-            await client.generate()
-        await until(lambda: _num_spooled(home) == 10, "the spool")
-    finally:
-        process.send_signal(signal.SIGKILL)
-        await process.wait()
+
+    async def whole_stream(client):
+        async for event in client.stream():
+            if event.HasField("completed"):
+                return
+
+    async def refused(client):
+        await failure_of(client.generate("refuse"))
+
+    calls = (lambda client: client.generate(), whole_stream, refused)
+    for number, call in enumerate(calls):
+        process, port = await _spawn(made, tmp_path)
+        try:
+            client = client_of(_Port(port))
+            await _eventually(lambda client=client: client.generate())
+            await call(client)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            await process.wait()
+        assert _num_spooled(home) == 2 * (number + 1)
 
     await telemetry.start()
     process, _ = await _spawn(made, tmp_path)
     try:
-        await until(lambda: len(telemetry.records) == 10, "the records", timeout_s=20)
+        await until(lambda: len(telemetry.records) == 6, "the records", timeout_s=20)
     finally:
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 0

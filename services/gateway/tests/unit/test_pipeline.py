@@ -3,7 +3,7 @@ from contextlib import aclosing
 
 import pytest
 
-from caravan_gateway.domain.admission import Record, Route, Stage, Validate
+from caravan_gateway.domain.admission import Keep, Record, Route, Stage, Validate
 from caravan_gateway.domain.errors import (
     CallerDeadlineError,
     CallerLeftError,
@@ -23,6 +23,7 @@ from caravan_gateway.domain.principal import Credential
 from caravan_gateway.domain.usage import Outcome
 from caravan_gateway.runtime.inference_pipeline import InferencePipeline
 from caravan_gateway.runtime.live_calls import LiveCalls
+from caravan_rpckit.errors import Reason
 
 
 class Noting(Stage):
@@ -226,11 +227,20 @@ async def test_validation_fills_in_what_is_open(make_call, make_spec, make_ident
 
 
 class Sink:
-    def __init__(self):
+    def __init__(self, *, takes=True):
         self.records = []
+        self.takes = takes
+        self.num_waits = 0
+        self.on_disk = asyncio.Event()
+        self.on_disk.set()
 
     def record(self, usage):
         self.records.append(usage)
+        return self.takes
+
+    async def written(self):
+        self.num_waits += 1
+        await self.on_disk.wait()
 
 
 def _record_stage(sink, fake_clock):
@@ -282,6 +292,135 @@ async def test_strangers_leave_no_record(make_call, fake_clock):
     sink = Sink()
     _record_stage(sink, fake_clock).settle(make_call()[0])
     assert not sink.records
+
+
+class Known(Stage):
+    name = "known"
+
+    def __init__(self, identity):
+        self._identity = identity
+
+    async def admit(self, call):
+        call.identity = self._identity
+
+
+@pytest.fixture
+def make_recording(make_pipeline, make_identity, fake_clock):
+    """A pipeline of a caller who is known, and the sink of its records."""
+
+    def make(events=_two_events, **options):
+        sink = Sink()
+        stages = (Known(make_identity()), Noting("run", [], events=events, **options))
+        return make_pipeline(*stages, _record_stage(sink, fake_clock)), sink
+
+    return make
+
+
+async def test_the_last_event_waits_until_the_record_is_on_disk(make_recording, make_call):
+    pipeline, sink = make_recording()
+    sink.on_disk.clear()
+    got = []
+
+    async def read():
+        async for event in pipeline.run(make_call()[0]):
+            got.append(event.payload)
+
+    reading = asyncio.create_task(read())
+    async with asyncio.timeout(20):
+        while not sink.num_waits:
+            await asyncio.sleep(0)
+    assert got == ["a"]
+    sink.on_disk.set()
+    await reading
+    assert got == ["a", "b"]
+    assert [each.outcome for each in sink.records] == [Outcome()]
+
+
+async def test_an_error_waits_until_the_record_is_on_disk(make_recording, make_call, live_calls):
+    pipeline, sink = make_recording(refusal=DrainingError())
+    sink.on_disk.clear()
+    reading = asyncio.create_task(_read(pipeline, make_call()[0]))
+    async with asyncio.timeout(20):
+        while not sink.num_waits:
+            await asyncio.sleep(0)
+    assert not reading.done()
+    assert len(live_calls) == 0  # what the call held is free meanwhile
+    sink.on_disk.set()
+    with pytest.raises(DrainingError):
+        await reading
+    assert [each.outcome.reason for each in sink.records] == ["DrainingError"]
+
+
+async def test_a_client_that_leaves_before_the_last_event_is_recorded_once_and_whole(
+    make_recording, make_call
+):
+    pipeline, sink = make_recording()
+    call, _ = make_call()
+    async with aclosing(pipeline.run(call)) as events:
+        await anext(events)
+        await anext(events)
+    (record,) = sink.records
+    assert record.outcome == Outcome()
+    assert call.outcome.reason == CallerLeftError.__name__
+
+
+async def test_a_client_that_leaves_while_its_record_is_written_is_recorded_once(
+    make_recording, make_call
+):
+    pipeline, sink = make_recording()
+    sink.on_disk.clear()
+    reading = asyncio.create_task(_read(pipeline, make_call()[0]))
+    async with asyncio.timeout(20):
+        while not sink.num_waits:
+            await asyncio.sleep(0)
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    assert [each.outcome for each in sink.records] == [Outcome()]
+
+
+async def test_nobody_waits_for_the_record_of_a_client_that_left(make_recording, make_call):
+    async def hanging():
+        await asyncio.Event().wait()
+        yield
+
+    pipeline, sink = make_recording(hanging)
+    reading = asyncio.create_task(_read(pipeline, make_call()[0]))
+    await asyncio.sleep(0)
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    assert len(sink.records) == 1
+    assert not sink.num_waits
+
+
+class Ledger:
+    def __init__(self):
+        self.told = []
+
+    def accounted(self, worker, usage_id, *, is_wanted):
+        self.told.append((worker.worker_id, usage_id, is_wanted))
+
+
+@pytest.mark.parametrize(
+    ("takes", "reason", "is_resumable", "told"),
+    [
+        (True, "", False, [("w1", "u1", True)]),
+        (True, "INTERNAL", True, [("w1", "u1", False)]),
+        (True, Reason.CANCELLED, False, [("w1", "u1", False)]),
+        # The worker accounts for it: the client may come back, or the record is lost here.
+        (True, Reason.CANCELLED, True, []),
+        (False, "", False, []),
+    ],
+)
+def test_workers_hear_of_what_is_recorded(
+    make_call, make_identity, make_endpoint, fake_clock, takes, reason, is_resumable, told
+):
+    call, _ = make_call()
+    call.identity, call.usage_id, call.kept_on = make_identity(), "u1", make_endpoint("w1")
+    call.is_resumable, call.outcome = is_resumable, Outcome(1, reason)
+    ledger = Ledger()
+    _record_stage(Sink(takes=takes), fake_clock).settle(call)
+    Keep(ledger, new_id=lambda: "u1").settle(call)
+    assert ledger.told == told
 
 
 def test_a_call_that_was_never_routed_settles_without_a_lease(make_call):

@@ -49,11 +49,12 @@ async def test_a_record_is_told_of_only_when_it_is_written(world, make_endpoint)
     world.num_taken = 5
     world.ledger.accounted(make_endpoint("w1"), "early", is_wanted=True)
     world.ledger.accounted(make_endpoint("w1"), "dropped", is_wanted=False)
+    world.ledger.disowned(make_endpoint("w1"), "elsewhere")  # it is recorded there
     await world.until_told(1)
-    assert world.told == [("w1", [], ["dropped"])]
+    assert world.told == [("w1", [], ["elsewhere"])]
     world.num_written = 5
     await world.until_told(2)
-    assert world.told[1] == ("w1", ["early"], [])
+    assert world.told[1] == ("w1", ["early"], ["dropped"])
 
 
 async def test_a_worker_that_does_not_answer_is_told_again(world, make_endpoint):

@@ -155,7 +155,7 @@ class WorkerChannels:
     def disown(self, endpoint: Endpoint, call: InferenceCall) -> None:
         """Implements WorkerRunner."""
         if self._ledger is not None and call.usage_id:
-            self._ledger.accounted(endpoint, call.usage_id, is_wanted=False)
+            self._ledger.disowned(endpoint, call.usage_id)
 
     async def find_stream(
         self, endpoint: Endpoint, request: worker_pb.FindStreamRequest, timeout_s: float | None

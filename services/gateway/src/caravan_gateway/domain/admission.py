@@ -1,7 +1,8 @@
 """The stages that every inference call passes, in the order of one list (see `pipelines.py`).
 
-A stage has three moments: `admit` before anything runs, `follow` around the stream of events, and
-`settle` when all is over. Limits, filters or a cache are one more entry in the list.
+A stage has four moments: `admit` before anything runs, `follow` around the stream of events,
+`secure` before the client hears that all is over, and `settle` when it is. Limits, filters or a
+cache are one more entry in the list.
 """
 
 from collections.abc import Callable
@@ -50,6 +51,13 @@ class Stage:
     def follow(self, call: InferenceCall, events: Events) -> Events:
         """Returns the events for the client, made from those of the stages before."""
         return events
+
+    async def secure(self, call: InferenceCall) -> None:
+        """Returns when what must outlive this process does, within a bounded time.
+
+        Awaited before the client gets the last event of a call that went well, and after `settle`
+        before it gets an error. Not awaited for a client that left.
+        """
 
     def settle(self, call: InferenceCall) -> None:
         """Runs once for every call however it ended, also when `admit` was not reached.
@@ -165,7 +173,11 @@ class Measure(Stage):
 
 
 class Record(Stage):
-    """Writes down what the call used, whichever way it ended. Strangers leave no record."""
+    """Writes down what the call used, whichever way it ended. Strangers leave no record.
+
+    The record is on disk before the client has its answer: who has an answer is charged for it,
+    whatever dies next. A client that leaves between the two is recorded as if it had read it.
+    """
 
     name = "record"
 
@@ -180,13 +192,21 @@ class Record(Stage):
         self._new_id = new_id
         self._clock = clock
 
+    async def secure(self, call: InferenceCall) -> None:
+        """Hands the record to the sink and waits for the disk."""
+        self.settle(call)
+        if call.is_recorded:
+            await self._sink.written()
+
     def settle(self, call: InferenceCall) -> None:
-        """Hands the record to the sink, unless somebody else writes it."""
+        """Hands the record to the sink once, unless somebody else writes it."""
         is_lookup = isinstance(call.spec, ResumeSpec)  # of a stream that wasn't found
-        if call.identity is None or is_lookup or is_left_behind(call):
+        is_elsewhere = is_lookup or is_left_behind(call)
+        if call.is_recorded is not None or call.identity is None or is_elsewhere:
             return
         usage_id = call.usage_id or self._new_id()
-        self._sink.record(record_of(call, call.identity, usage_id, self._clock()))
+        record = record_of(call, call.identity, usage_id, self._clock())
+        call.is_recorded = self._sink.record(record)
 
 
 class Keep(Stage):
@@ -207,7 +227,8 @@ class Keep(Stage):
         """Tells the worker that the record is written; comes after the record stage."""
         worker = worker_to_tell(call)
         if call.usage_id and worker is not None:
-            self._ledger.accounted(worker, call.usage_id, is_wanted=not call.outcome.reason)
+            is_wanted = is_left_behind(call) or not call.outcome.reason
+            self._ledger.accounted(worker, call.usage_id, is_wanted=is_wanted)
 
 
 class Reclaim(Stage):

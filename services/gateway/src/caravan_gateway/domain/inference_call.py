@@ -112,6 +112,7 @@ class InferenceCall:
     lease: Lease | None = None
     kept_on: Endpoint | None = None
     usage_id: str = ""
+    is_recorded: bool | None = None  # None: its record isn't handed over yet; False: it is lost
     failover_count: int = 0
     emitted: Emitted = field(default_factory=Emitted, repr=False)
     progress: Progress = field(default_factory=Progress)

@@ -85,9 +85,15 @@ class StreamLedger(Protocol):
     def accounted(self, worker: Endpoint, usage_id: str, *, is_wanted: bool) -> None:
         """The record is handed over; one that isn't wanted any more ends. Never blocks or fails."""
 
+    def disowned(self, worker: Endpoint, usage_id: str) -> None:
+        """The stream goes on elsewhere, under the same record. Never blocks or fails."""
+
 
 class UsageSink(Protocol):
     """Where records of finished calls go."""
 
-    def record(self, usage: UsageRecord) -> None:
-        """Takes one record; never blocks and never fails."""
+    def record(self, usage: UsageRecord) -> bool:
+        """Takes one record, or loses it and returns False; never blocks and never fails."""
+
+    async def written(self) -> None:
+        """Returns when all that was taken so far survives this process, or it can't wait longer."""

@@ -109,5 +109,5 @@ def is_left_behind(call: InferenceCall) -> bool:
 
 
 def worker_to_tell(call: InferenceCall) -> Endpoint | None:
-    """The worker that keeps the stream of a call of which this gateway writes the record."""
-    return None if is_left_behind(call) else call.kept_on
+    """The worker that keeps the stream of a call of which this gateway wrote the record."""
+    return call.kept_on if call.is_recorded else None

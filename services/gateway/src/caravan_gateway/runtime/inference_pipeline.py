@@ -7,6 +7,7 @@ from contextlib import ExitStack, aclosing
 from caravan_gateway.domain.admission import Stage
 from caravan_gateway.domain.errors import CallerDeadlineError, CallerLeftError
 from caravan_gateway.domain.inference_call import Events, InferenceCall, RunEvent
+from caravan_gateway.domain.inference_facts import CompletedFacts
 from caravan_gateway.domain.usage import Outcome
 from caravan_gateway.runtime.call_spans import CallSpans
 from caravan_gateway.runtime.live_calls import LiveCall, LiveCalls
@@ -48,20 +49,32 @@ class InferencePipeline:
         Close it (`aclosing`) when leaving early; that cancels the work upstream. What `check`
         raises at an event ends the call, and is recorded as its end.
         """
-        with self._live_calls.track(call.end) as live, ExitStack() as settling:
-            call.guard = live
-            settling.callback(self._spans.conclude, self._spans.describe(call), call)
-            for stage in reversed(self.stages):
-                settling.callback(stage.settle, call)
-            try:
-                async with aclosing(live.relayed(self._events(call))) as events:
-                    async for event in events:
-                        if check is not None:
-                            check(event)
-                        yield event
-            except BaseException as error:
-                call.outcome = self._outcome_of(_cause(error, live, call))
-                raise
+        live = self._live_calls.track(call.end)
+        try:
+            with live, ExitStack() as settling:
+                call.guard = live
+                settling.callback(self._spans.conclude, self._spans.describe(call), call)
+                for stage in reversed(self.stages):
+                    settling.callback(stage.settle, call)
+                try:
+                    async with aclosing(live.relayed(self._events(call))) as events:
+                        async for event in events:
+                            if check is not None:
+                                check(event)
+                            if isinstance(event.facts, CompletedFacts):
+                                await self._secure(call)
+                            yield event
+                except BaseException as error:
+                    call.outcome = self._outcome_of(_cause(error, live, call))
+                    raise
+        except BaseException as error:
+            if isinstance(error, Exception) or live.error is not None:  # the client will hear of it
+                await self._secure(call)
+            raise
+
+    async def _secure(self, call: InferenceCall) -> None:
+        for stage in self.stages:
+            await stage.secure(call)
 
     async def _events(self, call: InferenceCall) -> Events:
         for stage in self.stages:

@@ -19,7 +19,7 @@ Tell = Callable[[Endpoint, Collection[str], Collection[str]], Awaitable[bool]]
 class _News:
     endpoint: Endpoint
     recorded: dict[str, int] = field(default_factory=dict)  # how many records had come in by then
-    dropped: dict[str, None] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
     num_attempts: int = 0
 
 
@@ -44,12 +44,13 @@ class StreamLedger:
 
     def accounted(self, worker: Endpoint, usage_id: str, *, is_wanted: bool) -> None:
         """See the port. A worker hears of a record only when it is on disk."""
-        news = self._news.setdefault(worker.worker_id, _News(worker))
-        if is_wanted:
-            news.recorded[usage_id] = self._num_taken()
-        else:
-            news.dropped[usage_id] = None
-        self._arrived.set()
+        news = self._news_for(worker)
+        marks = news.recorded if is_wanted else news.dropped
+        marks[usage_id] = self._num_taken()
+
+    def disowned(self, worker: Endpoint, usage_id: str) -> None:
+        """See the port. The record comes later, whatever this worker does."""
+        self._news_for(worker).dropped[usage_id] = 0
 
     async def run(self) -> None:
         """Tells until cancelled."""
@@ -60,11 +61,15 @@ class StreamLedger:
                 await self._tell_all()
                 await asyncio.sleep(_LINGER_S)
 
+    def _news_for(self, worker: Endpoint) -> _News:
+        self._arrived.set()
+        return self._news.setdefault(worker.worker_id, _News(worker))
+
     async def _tell_all(self) -> None:
         for worker_id, news in tuple(self._news.items()):
             num_written = self._num_written()
             recorded = [one for one, mark in news.recorded.items() if mark <= num_written]
-            dropped = list(news.dropped)
+            dropped = [one for one, mark in news.dropped.items() if mark <= num_written]
             news.num_attempts += 1
             if not (recorded or dropped) or await self._tell(news.endpoint, recorded, dropped):
                 for usage_id in recorded:

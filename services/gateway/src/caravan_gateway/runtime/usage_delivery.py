@@ -1,7 +1,8 @@
 """Brings usage records from finished calls through a spool on disk to telemetry.
 
 Two loops: one writes what calls hand over to the spool, one empties the spool towards telemetry.
-No call ever waits for either.
+The end of a call waits for the first of them, for a bounded time; calls that end while it writes
+share the next write. No call ever waits for telemetry.
 """
 
 import asyncio
@@ -19,8 +20,6 @@ _log = logging.getLogger("caravan.gateway.usage")
 # What telemetry takes at once.
 MAX_BATCH_RECORDS = 500
 _LINGER_S = 0.2
-# Keeps the disk out of the answer's way, and lets records of one moment share a transaction.
-_WRITE_LINGER_S = 0.01
 _FINAL_DELIVERY_S = 2.0
 _REPORT_INTERVAL_S = 60.0
 
@@ -90,6 +89,9 @@ class UsageMeter(Protocol):
     def delivered(self, count: int) -> None:
         """Records arrived."""
 
+    def late(self, cause: str) -> None:
+        """A call ended before its record was on disk."""
+
 
 class UsageDelivery:
     """The sink of the record stage. Owned by the event loop."""
@@ -102,6 +104,7 @@ class UsageDelivery:
         *,
         encode: Callable[[UsageRecord], bytes],
         max_unwritten: int,
+        max_wait_s: float,
         clock: Callable[[], float],
     ) -> None:
         """Prepares delivery.
@@ -112,6 +115,7 @@ class UsageDelivery:
             meter: counts them.
             encode: their wire form.
             max_unwritten: records in memory while the disk does not take them; more are lost.
+            max_wait_s: for which the end of a call waits for the disk; 0 doesn't wait.
             clock: monotonic, in seconds.
         """
         self._spool = spool
@@ -119,13 +123,18 @@ class UsageDelivery:
         self._meter = meter
         self._encode = encode
         self._max_unwritten = max_unwritten
+        self._max_wait_s = max_wait_s
         self._clock = clock
         self._unwritten: deque[bytes] = deque()
         self._arrived = asyncio.Event()
         self._spooled = asyncio.Event()
         self._next_report_s = 0.0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._trouble = ""  # why nobody waits for the disk: it failed, or was too slow
         self.num_taken = 0
-        """How many records came in, lost ones too."""
+        """How many records came in, lost ones not counted."""
+        self.num_written = 0
+        """How many of them, in their order, survive this process."""
         self.telemetry_reachable: bool | None = None
 
     @property
@@ -133,19 +142,34 @@ class UsageDelivery:
         """Records that telemetry does not have yet."""
         return len(self._unwritten) + self._spool.num_records
 
-    @property
-    def num_written(self) -> int:
-        """How many of them, in their order, are past the memory of this process."""
-        return self.num_taken - len(self._unwritten)
-
-    def record(self, usage: UsageRecord) -> None:
-        """Takes one record; never blocks and never fails."""
-        self.num_taken += 1
+    def record(self, usage: UsageRecord) -> bool:
+        """Takes one record, or loses it and returns False; never blocks and never fails."""
         if len(self._unwritten) >= self._max_unwritten:
             self._drop(1, "memory_full")
-            return
+            return False
+        self.num_taken += 1
         self._unwritten.append(self._encode(usage))
         self._arrived.set()
+        return True
+
+    async def written(self) -> None:
+        """Returns when all that was taken so far is on disk, or can't be waited for.
+
+        While the disk takes nothing, or is known to be too slow, nobody waits: a call costs its
+        client no time that doesn't help. The worker then keeps its account of the generation.
+        """
+        if self.num_written >= self.num_taken:
+            return
+        if self._max_wait_s <= 0 or self._trouble:
+            self._meter.late(self._trouble or "not_awaited")
+            return
+        on_disk = asyncio.get_running_loop().create_future()
+        self._waiting.append((self.num_taken, on_disk))
+        await asyncio.wait((on_disk,), timeout=self._max_wait_s)
+        if not on_disk.done():
+            self._trouble = self._trouble or "slow"
+        if self._trouble:
+            self._meter.late(self._trouble)
 
     async def run(self) -> None:
         """Writes and delivers until cancelled."""
@@ -171,7 +195,6 @@ class UsageDelivery:
         backoff = Backoff(0.5, 10.0)
         while True:
             await self._arrived.wait()
-            await asyncio.sleep(_WRITE_LINGER_S)
             self._arrived.clear()
             while self._unwritten:
                 if await self._write_batch():
@@ -184,12 +207,24 @@ class UsageDelivery:
         try:
             await self._spool.append(batch)
         except SpoolError as error:
+            self._trouble = "disk"
+            self._wake(self.num_taken)
             self._report("usage records cannot be written to the spool", cause=str(error))
             return False
         for _ in batch:
             self._unwritten.popleft()
+        self.num_written += len(batch)
+        self._trouble = ""
+        self._wake(self.num_written)
         self._spooled.set()
         return True
+
+    def _wake(self, mark: int) -> None:
+        """Ends the waiting of those that waited for no more than the first `mark` records."""
+        while self._waiting and self._waiting[0][0] <= mark:
+            _, on_disk = self._waiting.popleft()
+            if not on_disk.done():
+                on_disk.set_result(None)
 
     async def _deliver_forever(self) -> None:
         backoff = Backoff(0.2, 15.0)
