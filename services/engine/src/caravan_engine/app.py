@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import sys
+import time
 import uuid
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
@@ -19,10 +20,12 @@ from caravan.model.v1 import endpoint_service_pb2 as endpoint_pb
 from caravan.model.v1 import model_service_pb2 as model_pb
 from caravan_bundled_model import model_path as bundled_model_path
 from caravan_engine.backends.gguf_file import read_gguf
+from caravan_engine.clients.left_accounts import LeftAccounts
 from caravan_engine.clients.telemetry import TelemetryPush
 from caravan_engine.clients.workers import HangWatch, StatsWatch, WorkerClient
 from caravan_engine.config import EngineSettings, WorkersSettings
 from caravan_engine.control.events import Progress
+from caravan_engine.control.settings import account_directory
 from caravan_engine.host.launcher import WorkerLauncher
 from caravan_engine.host.memory_needs import memory_need
 from caravan_engine.host.model_manager import ModelManager
@@ -36,6 +39,7 @@ from caravan_engine.metrics import HostMetrics
 from caravan_engine.rpc.endpoint_servicer import EndpointServicer
 from caravan_engine.rpc.host_servicer import HostServicer
 from caravan_engine.rpc.model_servicer import ModelServicer
+from caravan_engine.storage.account_file import AccountFolder
 from caravan_engine.storage.digest_cache import DigestCache
 from caravan_engine.storage.model_files import describe, find_models, sha256_of
 from caravan_obskit.instruments import Instruments
@@ -44,6 +48,7 @@ from caravan_obskit.ops_server import OpsServer
 from caravan_obskit.readiness import Readiness
 from caravan_obskit.tracing import Tracing, inner_sampler, lost_spans_counter, no_sampler
 from caravan_obskit.worker_metrics import ReplicaCollector
+from caravan_rpckit.channel import open_channel
 from caravan_rpckit.errors import CaravanError
 from caravan_rpckit.server import RpcServer
 from caravan_rpckit.tls import TlsIdentity
@@ -115,7 +120,7 @@ class EngineApp:
         await self._start_server(manager, stats)
         await self._start_ops(manager, stats)
         self._in_background(stats.run())
-        self._push_to_telemetry(stats)
+        self._tell_telemetry(stats)
         if self._settings.models.rescan_interval_s:
             self._in_background(self._rescan_forever(manager))
         await self._await_loads(manager, loads)
@@ -236,11 +241,22 @@ class EngineApp:
         if address is not None:
             self._tracing.start_towards(address, self._tls, self._resources)
 
-    def _push_to_telemetry(self, stats: StatsWatch) -> None:
-        address = self._settings.telemetry.address
-        if address is not None:
-            push = TelemetryPush(address, self._tls, host_id=self._host_id, latest=stats.latest)
-            self._in_background(push.run())
+    def _tell_telemetry(self, stats: StatsWatch) -> None:
+        settings = self._settings
+        address = settings.telemetry.address
+        if address is None:
+            return
+        push = TelemetryPush(address, self._tls, host_id=self._host_id, latest=stats.latest)
+        self._in_background(push.run())
+        channel = open_channel(address, tls=self._tls, server_name="telemetry")
+        self._resources.push_async_callback(channel.close)
+        accounts = LeftAccounts(
+            channel,
+            AccountFolder(account_directory(settings.home)),
+            wait_s=settings.retention.account_s,
+            clock=time.monotonic,
+        )
+        self._in_background(accounts.run())
 
     async def _begin_loads(self, manager: ModelManager) -> dict[str, ServedModel | None]:
         """Begins with what is to be loaded at the start, the model given by its path first.

@@ -4,6 +4,8 @@ from pydantic import Field
 
 from caravan_servicekit.settings import Section
 
+_ACCOUNT_S = 60.0
+
 
 class RetentionSettings(Section):
     """Streams whose connection broke, per worker; only those that their clients can resume."""
@@ -26,3 +28,8 @@ class RetentionSettings(Section):
         description="Bytes that are kept of all streams; beyond that those are given up first "
         "that are over, and then those that nobody has read for longest.",
     )
+
+    @property
+    def account_s(self) -> float:
+        """Seconds for which it is waited that a gateway accounts for a stream."""
+        return self.time_s or _ACCOUNT_S

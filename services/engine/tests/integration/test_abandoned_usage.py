@@ -12,6 +12,7 @@ from caravan_engine.clients.abandoned_usage import AbandonedUsage
 from caravan_engine.domain.errors import DeadlineExceededError
 from caravan_engine.domain.events import Completed, Delta, Finished, FinishReason, Started, Timings
 from caravan_engine.runtime.retained_streams import (
+    NoAccounts,
     RetainedStreams,
     RetentionLimits,
     StreamName,
@@ -71,6 +72,19 @@ class Source:
         return step
 
 
+class Owed:
+    """Notes what is kept beyond the process."""
+
+    def __init__(self):
+        self.records = {}
+
+    def owed(self, usage_id, record):
+        self.records[usage_id] = record
+
+    def settled(self, usage_id):
+        self.records.pop(usage_id, None)
+
+
 @pytest.fixture
 async def ingest(certified_home):
     ingest = Ingest()
@@ -86,7 +100,7 @@ async def ingest(certified_home):
 async def usage(ingest, certified_home):
     tls = TlsIdentity.in_home(certified_home, "engine")
     channel = open_channel(ingest.address, tls=tls, server_name="telemetry")
-    usage = AbandonedUsage(channel, now_s=lambda: NOW_S)
+    usage = AbandonedUsage(channel, Owed(), now_s=lambda: NOW_S)
     task = asyncio.create_task(usage.run())
     yield usage
     task.cancel()
@@ -101,6 +115,7 @@ async def abandoned(usage, *script, usage_id="u1"):
         on_abandoned=usage.abandoned,
         clock=lambda: 0.0,
         call_later=asyncio.get_running_loop().call_later,
+        accounts=NoAccounts(),
     )
     begun = usage_pb.UsageRecord(id=usage_id, request_id="r1", tenant="t", principal="p")
     begun.start_time.FromSeconds(1_000_000)
@@ -131,7 +146,7 @@ async def test_what_ended_well_is_recorded_so(ingest, usage):
     )
     record = await record_of(ingest)
     assert (record.id, record.request_id, record.tenant) == ("u1", "r1", "t")
-    assert (record.status_code, record.error_reason) == (0, "")
+    assert (record.status_code, record.error_reason, record.provisional) == (0, "", True)
     assert (record.input_tokens, record.cached_tokens, record.output_tokens) == (5, 2, 2)
     assert list(record.finish_reasons) == ["length"]
     assert (record.duration_ms, record.queue_ms) == (2500.0, 250.0)
@@ -159,7 +174,21 @@ async def test_records_wait_for_a_telemetry_that_is_away(ingest, usage):
     assert {(await record_of(ingest)).id, (await record_of(ingest)).id} == {"u1", "u2"}
 
 
+async def test_records_are_owed_until_telemetry_has_them(ingest, certified_home):
+    owed = Owed()
+    tls = TlsIdentity.in_home(certified_home, "engine")
+    async with open_channel(ingest.address, tls=tls, server_name="telemetry") as channel:
+        usage = AbandonedUsage(channel, owed, now_s=lambda: NOW_S)
+        ingest.num_refusals = 1
+        await abandoned(usage, Delta(0, "a", (1,), 0))
+        await usage.finish()
+        (record,) = map(usage_pb.UsageRecord.FromString, owed.records.values())
+        assert (record.id, record.output_tokens, record.provisional) == ("u1", 1, True)
+        await usage.finish()
+        assert owed.records == {}
+
+
 async def test_without_telemetry_nothing_is_recorded():
-    usage = AbandonedUsage(None)
+    usage = AbandonedUsage(None, Owed())
     await abandoned(usage)
     await usage.finish()

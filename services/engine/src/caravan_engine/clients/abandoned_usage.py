@@ -1,7 +1,8 @@
 """Brings the usage records of abandoned generations to telemetry.
 
 Whoever began or resumed a generation writes its record. Only where that one is gone, and nobody
-came back, the worker does; both have the same id, so telemetry stores one of them.
+came back, the worker does; both have the same id, and the worker's is provisional, so telemetry
+stores one of them, and the other one where there is a choice.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 import grpc
 import grpc.aio
@@ -18,8 +20,8 @@ from caravan.engine.v1 import worker_service_pb2 as worker_pb
 from caravan.telemetry.v1 import ingest_service_pb2 as ingest_pb
 from caravan.telemetry.v1 import ingest_service_pb2_grpc as ingest_grpc
 from caravan.telemetry.v1 import usage_pb2 as usage_pb
-from caravan_engine.domain.errors import RequestCancelledError
 from caravan_engine.runtime.retained_streams import RetainedStream
+from caravan_rpckit.errors import Reason
 from caravan_rpckit.status import CODE_OF_REASON
 
 _log = logging.getLogger(__name__)
@@ -32,17 +34,35 @@ _MIN_PAUSE_S = 0.2
 _MAX_PAUSE_S = 15.0
 
 
+class OwedRecords(Protocol):
+    """Keeps records that telemetry doesn't have yet; see `AccountBook`."""
+
+    def owed(self, usage_id: str, record: bytes) -> None:
+        """Telemetry is to have it."""
+        ...
+
+    def settled(self, usage_id: str) -> None:
+        """It has it."""
+        ...
+
+
 class AbandonedUsage:
     """Records in memory until telemetry has them. Owned by the event loop.
 
     Args:
         channel: To telemetry; None where there is none, and nothing is recorded.
+        owed: Keeps the records beyond this process.
         now_s: Seconds since 1970.
     """
 
     def __init__(
-        self, channel: grpc.aio.Channel | None, *, now_s: Callable[[], float] = time.time
+        self,
+        channel: grpc.aio.Channel | None,
+        owed: OwedRecords,
+        *,
+        now_s: Callable[[], float] = time.time,
     ) -> None:
+        self._owed = owed
         self._stub = None if channel is None else ingest_grpc.IngestServiceStub(channel)
         self._now_s = now_s
         self._waiting: deque[usage_pb.UsageRecord] = deque(maxlen=_MAX_WAITING)
@@ -50,15 +70,13 @@ class AbandonedUsage:
 
     def abandoned(self, stream: RetainedStream) -> None:
         """Takes the record of a generation that is over for good."""
-        run = stream.origin.order
-        if self._stub is None or not isinstance(run, worker_pb.RunRequest):
+        if self._stub is None:
             return
-        try:
-            record = usage_pb.UsageRecord.FromString(run.retention.usage_record)
-        except DecodeError:
-            _log.error("a usage record can't be read", extra={"usage_id": stream.origin.usage_id})
+        record = record_of(stream, self._now_s(), Reason.CANCELLED)
+        if record is None:
+            self._owed.settled(stream.origin.usage_id)
             return
-        _complete(record, stream, self._now_s())
+        self._owed.owed(record.id, record.SerializeToString())
         self._waiting.append(record)
         self._arrived.set()
 
@@ -80,7 +98,8 @@ class AbandonedUsage:
         while self._waiting and await self._deliver(_FINAL_S):
             pass
         if self._waiting:
-            _log.error("usage records are lost", extra={"count": len(self._waiting)})
+            extra = {"count": len(self._waiting)}
+            _log.warning("usage records wait for the engine host", extra=extra)
 
     async def _deliver(self, timeout_s: float) -> bool:
         if self._stub is None:
@@ -94,20 +113,52 @@ class AbandonedUsage:
                 return False
             _log.error("usage records are refused", extra={"count": len(batch)})
         for record in batch:
+            self._owed.settled(record.id)
             if self._waiting and self._waiting[0] is record:
                 self._waiting.popleft()
         return True
 
 
-def _complete(record: usage_pb.UsageRecord, stream: RetainedStream, now_s: float) -> None:
+def record_of(
+    stream: RetainedStream, now_s: float, otherwise: Reason
+) -> usage_pb.UsageRecord | None:
+    """The provisional record of a generation as it is; None where it came without one.
+
+    Args:
+        stream: the generation.
+        now_s: seconds since 1970.
+        otherwise: why it ended, where it neither failed nor came to its end.
+    """
+    run = stream.origin.order
+    if not isinstance(run, worker_pb.RunRequest):
+        return None
+    try:
+        record = usage_pb.UsageRecord.FromString(run.retention.usage_record)
+    except DecodeError:
+        _log.error("a usage record can't be read", extra={"usage_id": stream.origin.usage_id})
+        return None
+    record.provisional = True
+    _complete(record, stream, now_s, otherwise)
+    return record
+
+
+def account_of(stream: RetainedStream) -> bytes | None:
+    """The record that is right if the worker dies now."""
+    record = record_of(stream, time.time(), Reason.WORKER_DIED)
+    return None if record is None else record.SerializeToString()
+
+
+def _complete(
+    record: usage_pb.UsageRecord, stream: RetainedStream, now_s: float, otherwise: Reason
+) -> None:
     """Writes down how a generation ended: by itself, or because nobody came back for it."""
     output = stream.output
-    error = stream.error
-    if error is None and output.completed is None:
-        error = RequestCancelledError()
-    if error is not None:
-        record.status_code = CODE_OF_REASON[error.reason].value[0]
-        record.error_reason = error.reason
+    reason = None if output.completed else otherwise
+    if stream.error is not None:
+        reason = stream.error.reason
+    if reason is not None:
+        record.status_code = CODE_OF_REASON[reason].value[0]
+        record.error_reason = reason
     record.finish_reasons[:] = [each.reason.value for each in output.finished]
     if output.started is not None:
         record.input_tokens = output.started.input_tokens

@@ -15,6 +15,11 @@ from caravan_engine.journal_settings import JournalSettings
 from caravan_engine.retention_settings import RetentionSettings
 
 
+def account_directory(home: Path) -> Path:
+    """The folder where each worker has a file of what its generations used."""
+    return home / "engine" / "accounts"
+
+
 class WorkerSettings(BaseModel):
     """A worker's identity, its model, and its part of the engine's settings."""
 
@@ -48,6 +53,11 @@ class WorkerSettings(BaseModel):
     def journal_directory(self) -> Path:
         """The folder of this worker's journal; no other worker writes there."""
         return (self.journal.directory or self.home / "journal") / str(self.replica_index)
+
+    @property
+    def account_file(self) -> Path:
+        """What this worker's generations used; see `storage.account_file`."""
+        return account_directory(self.home) / f"{self.worker_id}.db"
 
     @property
     def metrics_file(self) -> Path | None:

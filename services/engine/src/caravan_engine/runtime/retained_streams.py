@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from caravan_engine.domain.errors import RequestCancelledError, ResumedElsewhereError
-from caravan_engine.domain.events import Delta, Event
+from caravan_engine.domain.events import Completed, Delta, Event, Started
 from caravan_engine.domain.kept_output import KeptOutput
 from caravan_engine.domain.request import Emitted
 from caravan_rpckit.errors import CaravanError
@@ -80,6 +80,38 @@ class Timer(Protocol):
 
 
 CallLater = Callable[[float, Callable[[], None]], Timer]
+
+
+class StreamAccounts(Protocol):
+    """Where it is noted what generations used, for the time after this process. Never blocks."""
+
+    def changed(self, stream: "RetainedStream") -> None:
+        """A generation is new, or came to something that is to be known soon."""
+        ...
+
+    def grew(self, stream: "RetainedStream") -> None:
+        """It has more tokens."""
+        ...
+
+    def settled(self, usage_id: str) -> None:
+        """Somebody else accounts for it."""
+        ...
+
+
+class NoAccounts:
+    """Notes nothing; see `StreamAccounts`."""
+
+    def changed(self, stream: "RetainedStream") -> None:
+        """Ignored."""
+
+    def grew(self, stream: "RetainedStream") -> None:
+        """Ignored."""
+
+    def owed(self, usage_id: str, record: bytes) -> None:
+        """Ignored."""
+
+    def settled(self, usage_id: str) -> None:
+        """Ignored."""
 
 
 class _Reader:
@@ -151,8 +183,7 @@ class RetainedStream:
             async for event in self._rest():
                 yield event
             if self.error is not None:
-                self.is_accounted = True  # by the reader, which may go on elsewhere
-                self._streams.forget(self)
+                self._streams.retire(self)  # its reader accounts for it, or goes on elsewhere
                 raise self.error
         finally:
             self._reader = None
@@ -162,7 +193,7 @@ class RetainedStream:
     def leave_alone(self) -> None:
         """Lets it go on without a reader, or ends it."""
         if not self.output.has_begun:
-            self.is_accounted = True  # nothing was told of it, so there is nothing to resume
+            self._streams.settle(self)  # nothing was told of it, so there is nothing to resume
             self.stop()
             self._streams.forget(self)
         elif not self._streams.left(self):
@@ -190,6 +221,7 @@ class RetainedStream:
                 yield event
         except CaravanError as error:
             self.error = error
+            self._streams.accounts.changed(self)
         self.is_over = True
 
     async def _read_alone(self) -> None:
@@ -202,6 +234,10 @@ class RetainedStream:
             self.first_token_s = self._streams.clock() - self._began_s
         self.output.take(event)
         self._streams.grew(self, is_read=self.is_read)
+        if isinstance(event, Started | Completed):
+            self._streams.accounts.changed(self)
+        else:
+            self._streams.accounts.grew(self)
 
     async def _stop_pump(self) -> None:
         pump, self._pump = self._pump, None
@@ -218,6 +254,7 @@ class RetainedStreams:
         on_abandoned: Hears of generations that nobody else accounts for: they are kept no more.
         clock: Monotonic, in seconds.
         call_later: Calls something after so many seconds.
+        accounts: Hears of all of them while nobody else accounts for them.
     """
 
     def __init__(
@@ -227,8 +264,10 @@ class RetainedStreams:
         on_abandoned: Callable[[RetainedStream], None],
         clock: Callable[[], float],
         call_later: CallLater,
+        accounts: StreamAccounts,
     ) -> None:
         self._limits = limits
+        self.accounts = accounts
         self._on_abandoned = on_abandoned
         self.clock = clock
         self._call_later = call_later
@@ -270,6 +309,7 @@ class RetainedStreams:
         if self.is_resumable(stream):
             self._by_name[origin.name] = stream
         self._sizes[stream] = 0
+        self.accounts.changed(stream)
         self.grew(stream, is_read=True)
         return stream
 
@@ -289,7 +329,7 @@ class RetainedStreams:
         """Somebody else accounts for generations, some of which end and are kept no more."""
         for usage_id in (*recorded, *dropped):
             if stream := self._by_usage.get(usage_id):
-                stream.is_accounted = True
+                self.settle(stream)
                 if not (stream.is_read or self.is_resumable(stream)):
                     self.forget(stream)
         for usage_id in dropped:
@@ -310,6 +350,11 @@ class RetainedStreams:
         for stream in tuple(self._by_usage.values()):
             stream.is_accounted = stream.is_accounted or stream.is_read
             self.abandon(stream)
+
+    def settle(self, stream: RetainedStream) -> None:
+        """Somebody else accounts for it, or nobody need."""
+        stream.is_accounted = True
+        self.accounts.settled(stream.origin.usage_id)
 
     # ── what the streams say of themselves ──
 
@@ -355,5 +400,9 @@ class RetainedStreams:
         self.num_bytes -= self._sizes.pop(stream, 0)
         if self._by_usage.get(stream.origin.usage_id) is stream:
             del self._by_usage[stream.origin.usage_id]
+        self.retire(stream)
+
+    def retire(self, stream: RetainedStream) -> None:
+        """Nobody reads on in it."""
         if self._by_name.get(stream.origin.name) is stream:
             del self._by_name[stream.origin.name]

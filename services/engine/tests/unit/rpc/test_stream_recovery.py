@@ -23,7 +23,7 @@ from caravan_engine.runtime.output_stream import EventPacer, LoopNotifier
 from caravan_engine.runtime.page_adoption import prepare_nothing
 from caravan_engine.runtime.page_mover import PagedMemory
 from caravan_engine.runtime.request_journal import JournalLimits, RequestJournal
-from caravan_engine.runtime.retained_streams import RetainedStreams, RetentionLimits
+from caravan_engine.runtime.retained_streams import NoAccounts, RetainedStreams, RetentionLimits
 from caravan_engine.storage.checksums import checksum
 
 PROMPT = tuple(b"prompt")
@@ -71,6 +71,7 @@ class Worker:
             on_abandoned=lambda _stream: None,
             clock=loop.time,
             call_later=loop.call_later,
+            accounts=NoAccounts(),
         )
         keeping = StreamKeeping(
             engine, self.kept, RunJournal(self.journal), prepare_nothing, model="m", digest="d"

@@ -79,9 +79,29 @@ class _Timer:
             self._timers.pending.remove(self)
 
 
+class Accounts:
+    """What would be known of generations if the process died now: their tokens."""
+
+    def __init__(self):
+        self.tokens = {}
+        self.num_changes = 0
+
+    def changed(self, stream):
+        self.num_changes += 1
+        self.grew(stream)
+
+    def grew(self, stream):
+        if not stream.is_accounted:
+            self.tokens[stream.origin.usage_id] = stream.output.output_tokens
+
+    def settled(self, usage_id):
+        self.tokens.pop(usage_id, None)
+
+
 class World:
     def __init__(self, **limits):
         self.timers = Timers()
+        self.accounts = Accounts()
         self.abandoned = []
         self.now_s = 0.0
         self.streams = RetainedStreams(
@@ -89,6 +109,7 @@ class World:
             on_abandoned=self.abandoned.append,
             clock=lambda: self.now_s,
             call_later=self.timers.call_later,
+            accounts=self.accounts,
         )
 
     def begin(self, name="call", usage_id=None, output=None, *, resumable=True):

@@ -139,14 +139,59 @@ async def test_what_has_not_begun_ends_with_its_reader(world):
     assert len(world.streams) == 0
 
 
-async def test_an_error_is_the_readers_business_and_nothing_is_kept(world):
+async def test_an_error_is_the_readers_business_unless_it_never_says_so(world):
     source, stream = world.begin()
     source.send(STARTED, DrainingError())
     reader = Reader(stream)
     await reader.end()
     assert isinstance(reader.error, DrainingError)
-    assert len(world.streams) == 0
+    assert world.streams.named(stream.origin.name) is None  # it goes on elsewhere, or nowhere
     assert world.abandoned == []
+    world.timers.ring()
+    assert world.abandoned == [stream]
+    assert len(world.streams) == 0
+
+
+async def test_an_error_that_its_reader_accounts_for_is_not_told(world):
+    source, stream = world.begin()
+    source.send(STARTED, DrainingError())
+    await Reader(stream).end()
+    world.streams.release((), ("usage-call",))
+    world.timers.ring()
+    assert world.abandoned == []
+    assert len(world.streams) == 0
+
+
+async def test_tokens_are_accounted_for_from_the_beginning_until_somebody_else_does(world):
+    source, stream = world.begin()
+    assert world.accounts.tokens == {"usage-call": 0}
+    source.send(STARTED, delta(0, 1, 2), delta(2, 3), FINISHED, COMPLETED, None)
+    reader = Reader(stream)
+    await reader.end()
+    assert world.accounts.tokens == {"usage-call": 3}
+    assert world.accounts.num_changes == 3  # new, begun, over; growing is not urgent
+    world.streams.release(("usage-call",), ())
+    assert world.accounts.tokens == {}
+
+
+@pytest.mark.parametrize("resumable", [True, False])
+async def test_what_nobody_accounts_for_stays_until_it_is_delivered(world, resumable):
+    source, stream = world.begin(resumable=resumable)
+    source.send(STARTED, delta(0, 1))
+    reader = Reader(stream)
+    await reader.got(2)
+    await reader.leave()
+    world.timers.ring()
+    assert world.abandoned == [stream]
+    assert world.accounts.tokens == {"usage-call": 1}
+
+
+async def test_what_never_began_needs_no_account(world):
+    _, stream = world.begin()
+    reader = Reader(stream)
+    await asyncio.sleep(0)
+    await reader.leave()
+    assert world.accounts.tokens == {}
 
 
 async def test_an_error_that_came_meanwhile_is_told_after_the_rest(world):
