@@ -13,23 +13,13 @@ from caravan.model.v1 import model_service_pb2_grpc as model_grpc
 from caravan.policy.v1 import policy_admin_service_pb2 as policy_pb
 from caravan.policy.v1 import policy_admin_service_pb2_grpc as policy_grpc
 from caravan_testkit.stack import Stack, running_stack
-from caravan_testkit.tiny_model import ModelShape, write_tiny_gguf
+from caravan_testkit.tiny_model import write_tiny_gguf
 from caravan_testkit.waiting import wait_until
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode doesn't
 
-from slow_model import SETTLE_S, Worker, generate
+from slow_model import SETTLE_S, SLOW, Worker, generate
 
-# Milliseconds for a token, seconds for a prompt that fills the context.
-SLOW = ModelShape(
-    num_layers=8,
-    width=512,
-    num_heads=8,
-    num_kv_heads=2,
-    ffn_width=2048,
-    vocabulary_size=1000,
-    context_length=4096,
-)
 SMALL = {
     "CARAVAN_ENGINE__MODELS__LOAD": "slow",
     "CARAVAN_ENGINE__MODELS__RESCAN_INTERVAL_S": "0.2",

@@ -22,12 +22,50 @@ def metric(stack, name, service="gateway"):
 
 
 def records_of(stack, request_id):
+    """Its records, but what a dead worker left while a gateway goes on."""
+    return _select(
+        stack,
+        "SELECT method, status_code, output_tokens, finish_reasons FROM request_records"
+        " WHERE request_id = ? AND NOT (is_provisional AND error_reason = 'WORKER_DIED')",
+        request_id,
+    )
+
+
+def accounts_of(stack, request_id):
+    """Status, tokens, whether it is provisional, and failovers of each record of a call."""
+    return _select(
+        stack,
+        "SELECT status_code, output_tokens, is_provisional, failover_count FROM request_records"
+        " WHERE request_id = ?",
+        request_id,
+    )
+
+
+def _select(stack, statement, *values):
     with closing(sqlite3.connect(stack.home / "telemetry" / "telemetry.db")) as connection:
-        return connection.execute(
-            "SELECT method, status_code, output_tokens, finish_reasons FROM request_records"
-            " WHERE request_id = ?",
-            (request_id,),
-        ).fetchall()
+        return connection.execute(statement, values).fetchall()
+
+
+def await_account(stack, request_id, condition=bool):
+    """Waits until the one record of a call is as it should be, and returns it."""
+    wait_until(
+        lambda: condition(accounts_of(stack, request_id)),
+        timeout_s=90,
+        what=f"the record of {request_id}",
+    )
+    (record,) = accounts_of(stack, request_id)
+    return record
+
+
+def await_no_accounts(stack):
+    """Waits until no account of a dead worker is left; those that live have theirs."""
+    folder = stack.home / "engine" / "accounts"
+
+    def few():
+        return len(list(folder.glob("*.db"))) <= len(stack.workers())
+
+    wait_until(few, timeout_s=120, what="the end of the accounts of dead workers")
+    assert list(folder.glob("*.damaged")) == []
 
 
 def await_record(stack, request_id, timeout_s=60):

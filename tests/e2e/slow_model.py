@@ -4,10 +4,21 @@ import re
 
 from caravan.inference.v1 import embedding_pb2
 from caravan.inference.v1 import generation_pb2 as pb
+from caravan_testkit.tiny_model import ModelShape
 from caravan_testkit.waiting import wait_until
 
 MODEL = "slow"
 SETTLE_S = 20.0
+# Milliseconds for a token, seconds for a prompt that fills the context.
+SLOW = ModelShape(
+    num_layers=8,
+    width=512,
+    num_heads=8,
+    num_kv_heads=2,
+    ffn_width=2048,
+    vocabulary_size=1000,
+    context_length=4096,
+)
 
 
 def request(**fields):

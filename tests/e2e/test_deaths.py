@@ -13,12 +13,12 @@ import sqlite3
 import threading
 import time
 from collections import defaultdict
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 
 import psutil
 import pytest
-from deployment_numbers import check_leftovers, metric
+from deployment_numbers import await_no_accounts, check_leftovers, metric
 
 from caravan_client import (
     Caravan,
@@ -78,7 +78,6 @@ class Outcome:
     error: str = ""  # code/reason
     has_begun: bool = False
     output_tokens: int = 0
-    is_generation: bool = True
 
 
 class Caller(threading.Thread):
@@ -132,9 +131,9 @@ class Caller(threading.Thread):
         assert sum(len(each.token_ids) for each in answer.choices) == outcome.output_tokens
 
     def _embed(self, client, outcome):
-        outcome.is_generation = False
         inputs = ["tea " * self._random.randrange(1, 200)] * self._random.randrange(1, 5)
         answer = client.embed(inputs, model="bundled", timeout_s=240)
+        outcome.request_id = answer.request_id
         assert len(answer.embeddings) == len(inputs)
 
     def _request(self):
@@ -271,22 +270,16 @@ def test_random_deaths_lose_repeat_and_charge_nothing_twice(mortal_stack):
 
 
 def check_records(stack, outcomes):
-    """A call that went well is recorded once, with exactly its tokens; no call is twice.
+    """A call that went well is recorded once, by a gateway and with exactly its tokens.
 
-    The record of an embedding may die with its gateway.
+    No call is recorded twice. Who has an answer has a record: that is on disk before.
     """
     for service in ("policy", "telemetry", "engine", "gateway"):
         stack.wait_ready(service)
     spooled = "caravan_gateway_usage_spool_depth"
     wait_until(lambda: metric(stack, spooled) == 0, timeout_s=60, what="the records")
-    well = {
-        each.request_id: (0, each.output_tokens)
-        for each in outcomes
-        if each.is_generation and not each.error
-    }
-    # Those that died with their gateway come from the worker, when it has waited long enough.
-    with suppress(TimeoutError):
-        wait_until(lambda: well.keys() <= recorded(stack).keys(), timeout_s=150, what="records")
+    well = {each.request_id: (0, each.output_tokens, 0) for each in outcomes if not each.error}
+    await_no_accounts(stack)
     found = recorded(stack)
     assert well.keys() - found.keys() == set()
     assert {name: found[name] for name in well} == {name: [value] for name, value in well.items()}
@@ -294,10 +287,10 @@ def check_records(stack, outcomes):
 
 
 def recorded(stack):
-    """Status and tokens of each record, by the name of its call."""
+    """Status, tokens and whether it is provisional of each record, by the name of its call."""
     with closing(sqlite3.connect(stack.home / "telemetry" / "telemetry.db")) as connection:
         rows = connection.execute(
-            "SELECT request_id, status_code, output_tokens FROM request_records"
+            "SELECT request_id, status_code, output_tokens, is_provisional FROM request_records"
         ).fetchall()
     found = defaultdict(list)
     for request_id, *values in rows:

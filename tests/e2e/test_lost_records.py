@@ -1,13 +1,12 @@
 """Records of generations of which everybody who knew of them dies."""
 
 import contextlib
-import sqlite3
 import threading
-from contextlib import closing
 
 import grpc
 import pytest
-from conftest import SLOW
+from deployment_numbers import await_account, await_no_accounts
+from slow_model import SLOW
 
 from caravan.inference.v1 import generation_pb2 as pb
 from caravan.inference.v1 import inference_service_pb2_grpc as inference_grpc
@@ -75,36 +74,6 @@ class Reader(threading.Thread):
         assert not self.is_alive()
 
 
-def records_of(stack, request_id):
-    """Status, tokens, whether it is provisional, and failovers of each record of a call."""
-    with closing(sqlite3.connect(stack.home / "telemetry" / "telemetry.db")) as connection:
-        return connection.execute(
-            "SELECT status_code, output_tokens, is_provisional, failover_count"
-            " FROM request_records WHERE request_id = ?",
-            (request_id,),
-        ).fetchall()
-
-
-def await_record(stack, request_id, condition=bool):
-    wait_until(
-        lambda: condition(records_of(stack, request_id)),
-        timeout_s=90,
-        what=f"the record of {request_id}",
-    )
-    (record,) = records_of(stack, request_id)
-    return record
-
-
-def await_no_accounts(stack):
-    """Waits until no account of a dead worker is left; those that live have theirs."""
-    folder = stack.home / "engine" / "accounts"
-
-    def few():
-        return len(list(folder.glob("*.db"))) <= len(stack.workers())
-
-    wait_until(few, timeout_s=60, what="the end of the accounts")
-
-
 def test_the_answer_is_recorded_though_gateway_and_worker_die_right_after_it(deployment):
     reader = Reader(deployment, "answered", max_output_tokens=20)
     assert reader.is_complete.wait(60)
@@ -114,7 +83,7 @@ def test_the_answer_is_recorded_though_gateway_and_worker_die_right_after_it(dep
     reader.end()
     deployment.start("gateway")
     deployment.wait_ready("gateway")
-    assert await_record(deployment, "answered") == (0, 20, 0, 0)
+    assert await_account(deployment, "answered") == (0, 20, 0, 0)
 
 
 @pytest.mark.parametrize("dies", ["worker", "host"])
@@ -131,7 +100,7 @@ def test_a_generation_is_recorded_though_its_gateway_and_the_engine_die(deployme
     deployment.start("gateway")
     for service in ("engine", "gateway"):
         deployment.wait_ready(service)
-    status, tokens, is_provisional, _ = await_record(deployment, f"killed-{dies}")
+    status, tokens, is_provisional, _ = await_account(deployment, f"killed-{dies}")
     assert (status, is_provisional) == (UNAVAILABLE, 1)
     # What was emitted and not yet read may be a few tokens; no more than was computed is charged.
     assert 0 < tokens < reader.num_tokens + 200
@@ -144,9 +113,9 @@ def test_who_goes_on_elsewhere_is_recorded_whole_whatever_the_dead_worker_left(d
     [worker] = deployment.workers()
     worker.kill()
     # What the dead worker knew is there first, and doesn't stay.
-    await_record(deployment, "goes-on", lambda found: found and found[0][2] == 1)
+    await_account(deployment, "goes-on", lambda found: found and found[0][2] == 1)
     reader.end()
     assert reader.num_tokens == 3000
-    record = await_record(deployment, "goes-on", lambda found: found[0][2] == 0)
+    record = await_account(deployment, "goes-on", lambda found: found[0][2] == 0)
     assert record == (0, 3000, 0, 1)
     await_no_accounts(deployment)

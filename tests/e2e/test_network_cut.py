@@ -9,10 +9,10 @@ import urllib.request
 
 import psutil
 import pytest
-from conftest import SLOW
+from deployment_numbers import await_account
 from network_namespace import OtherNetwork, UnsupportedError
-from test_lost_records import await_record
-from test_resume import Reader
+from resuming_clients import Reader
+from slow_model import SLOW
 
 from caravan_client import Caravan
 from caravan_testkit.network import free_port
@@ -140,7 +140,7 @@ def test_a_stream_pauses_while_its_worker_cannot_be_reached_and_goes_on_whole(
         answer = reader.end()
     assert before < 1500
     assert len(answer.choices[0].token_ids) == 1500
-    status, tokens, is_provisional, failover_count = await_record(
+    status, tokens, is_provisional, failover_count = await_account(
         deployment, "cut", lambda found: found and found[0][2] == 0
     )
     assert (status, tokens, is_provisional) == (0, 1500, 0)
