@@ -130,9 +130,10 @@ def gateway(deployment, network, tmp_path):
 def test_a_stream_pauses_while_its_worker_cannot_be_reached_and_goes_on_whole(
     deployment, network, gateway
 ):
-    with Caravan(gateway.address, api_key=deployment.admin_key) as client:
+    with Caravan(gateway.address, api_key=deployment.admin_key, tls=False) as client:
         reader = Reader(client, "cut", model="slow", max_output_tokens=1500)
         reader.await_tokens(100)
+        assert reader.error is None
         network.cut()
         wait_until(lambda: gateway.says("a call lost its worker"), timeout_s=60, what="the loss")
         before = reader.num_tokens
