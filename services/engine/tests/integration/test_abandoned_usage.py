@@ -12,12 +12,12 @@ from caravan_engine.clients.abandoned_usage import AbandonedUsage
 from caravan_engine.domain.errors import DeadlineExceededError
 from caravan_engine.domain.events import Completed, Delta, Finished, FinishReason, Started, Timings
 from caravan_engine.runtime.retained_streams import (
-    NoAccounts,
     RetainedStreams,
     RetentionLimits,
     StreamName,
     StreamOrigin,
 )
+from caravan_engine.runtime.stream_accounts import NoAccounts
 from caravan_rpckit.channel import open_channel
 from caravan_rpckit.errors import CaravanError, Reason
 from caravan_rpckit.server import RpcServer

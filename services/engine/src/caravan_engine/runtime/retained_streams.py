@@ -17,6 +17,7 @@ from caravan_engine.domain.errors import RequestCancelledError, ResumedElsewhere
 from caravan_engine.domain.events import Completed, Delta, Event, Started
 from caravan_engine.domain.kept_output import KeptOutput
 from caravan_engine.domain.request import Emitted
+from caravan_engine.runtime.stream_accounts import StreamAccounts
 from caravan_rpckit.errors import CaravanError
 
 
@@ -80,38 +81,6 @@ class Timer(Protocol):
 
 
 CallLater = Callable[[float, Callable[[], None]], Timer]
-
-
-class StreamAccounts(Protocol):
-    """Where it is noted what generations used, for the time after this process. Never blocks."""
-
-    def changed(self, stream: "RetainedStream") -> None:
-        """A generation is new, or came to something that is to be known soon."""
-        ...
-
-    def grew(self, stream: "RetainedStream") -> None:
-        """It has more tokens."""
-        ...
-
-    def settled(self, usage_id: str) -> None:
-        """Somebody else accounts for it."""
-        ...
-
-
-class NoAccounts:
-    """Notes nothing; see `StreamAccounts`."""
-
-    def changed(self, stream: "RetainedStream") -> None:
-        """Ignored."""
-
-    def grew(self, stream: "RetainedStream") -> None:
-        """Ignored."""
-
-    def owed(self, usage_id: str, record: bytes) -> None:
-        """Ignored."""
-
-    def settled(self, usage_id: str) -> None:
-        """Ignored."""
 
 
 class _Reader:

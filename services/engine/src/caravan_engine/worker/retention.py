@@ -7,7 +7,8 @@ from contextlib import AsyncExitStack
 from caravan_engine.clients.abandoned_usage import AbandonedUsage, OwedRecords, account_of
 from caravan_engine.control.settings import WorkerSettings
 from caravan_engine.runtime.account_book import AccountBook
-from caravan_engine.runtime.retained_streams import NoAccounts, RetainedStreams, RetentionLimits
+from caravan_engine.runtime.retained_streams import RetainedStreams, RetentionLimits
+from caravan_engine.runtime.stream_accounts import NoAccounts
 from caravan_engine.storage.account_file import AccountFile
 from caravan_rpckit.channel import open_channel
 from caravan_rpckit.tls import TlsIdentity

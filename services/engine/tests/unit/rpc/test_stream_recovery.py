@@ -23,7 +23,8 @@ from caravan_engine.runtime.output_stream import EventPacer, LoopNotifier
 from caravan_engine.runtime.page_adoption import prepare_nothing
 from caravan_engine.runtime.page_mover import PagedMemory
 from caravan_engine.runtime.request_journal import JournalLimits, RequestJournal
-from caravan_engine.runtime.retained_streams import NoAccounts, RetainedStreams, RetentionLimits
+from caravan_engine.runtime.retained_streams import RetainedStreams, RetentionLimits
+from caravan_engine.runtime.stream_accounts import NoAccounts
 from caravan_engine.storage.checksums import checksum
 
 PROMPT = tuple(b"prompt")

@@ -8,12 +8,12 @@ from caravan_engine.domain.events import Delta
 from caravan_engine.domain.kept_output import KeptOutput
 from caravan_engine.runtime.account_book import AccountBook, AccountsError
 from caravan_engine.runtime.retained_streams import (
-    NoAccounts,
     RetainedStreams,
     RetentionLimits,
     StreamName,
     StreamOrigin,
 )
+from caravan_engine.runtime.stream_accounts import NoAccounts
 from caravan_testkit.waiting import wait_until_async
 
 
