@@ -1,6 +1,10 @@
 """Pytest fixtures that every test can ask for by name (registered as a pytest plugin)."""
 
+import logging
 import os
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +27,22 @@ def caravan_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home.mkdir(mode=0o700)
     monkeypatch.setenv("CARAVAN_HOME", str(home))
     return home
+
+
+@pytest.fixture(autouse=True)
+def logging_stays() -> Iterator[None]:
+    """Fails a test that leaves the process's logging changed: later ones would depend on it."""
+    before = _logging_state()
+    yield
+    if _logging_state() != before:
+        pytest.fail("the test leaves handlers, level or hooks of logging changed")
+
+
+def _logging_state() -> tuple[object, ...]:
+    root = logging.getLogger()
+    # Pytest changes its own ones from phase to phase.
+    handlers = [each for each in root.handlers if not type(each).__module__.startswith("_pytest")]
+    return handlers, root.level, sys.excepthook, threading.excepthook
 
 
 @pytest.fixture(scope="session")
