@@ -1,3 +1,6 @@
+import sys
+from pathlib import Path
+
 import pytest
 
 from caravan_gateway.domain.generation import GenerationSpec
@@ -5,6 +8,11 @@ from caravan_gateway.domain.inference_call import InferenceCall
 from caravan_gateway.domain.inference_spec import TextInput
 from caravan_gateway.domain.models import Endpoint
 from caravan_gateway.domain.principal import Identity
+from caravan_gateway.domain.usage import Outcome
+from caravan_gateway.runtime.inference_pipeline import InferencePipeline
+from caravan_gateway.runtime.live_calls import LiveCalls
+
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode doesn't
 
 METHOD = "caravan.inference.v1.InferenceService/Generate"
 
@@ -66,5 +74,23 @@ def make_call(make_spec):
             start_time_s=2_000_000_000.0,
         )
         return call, ended
+
+    return make
+
+
+@pytest.fixture
+def live_calls(fake_clock):
+    return LiveCalls(max_calls=2, reader_stall_s=5.0, clock=fake_clock)
+
+
+@pytest.fixture
+def make_pipeline(live_calls, fake_clock):
+    def make(*stages):
+        return InferencePipeline(
+            stages,
+            live_calls,
+            outcome_of=lambda error: Outcome(1, type(error).__name__),
+            clock=fake_clock,
+        )
 
     return make
