@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 
 import stubs
+from caravan.gateway.v1 import stream_service_pb2 as stream_pb
 from caravan.inference.v1 import embedding_pb2 as embedding_pb
 from caravan.inference.v1 import generation_pb2 as pb
 from caravan.inference.v1 import inference_service_pb2 as inference_pb
@@ -30,6 +31,7 @@ SOURCES = Path(__file__).resolve().parent
 BUILDS = SOURCES.parents[1] / "build" / "clients"
 BUILD_S = 200.0
 PLAY_S = 60.0
+NUM_TOKENS = 6  # of a stream of the fake gateway
 
 # What npm, Go and Maven say when their registry is out of reach, or when they are too old.
 CANNOT_BUILD_HERE = re.compile(
@@ -79,7 +81,14 @@ class Program:
     folder: Path
     start: tuple[str, ...]
 
-    async def play(self, scenario: str, address: str, key: str) -> dict:
+    async def play(
+        self,
+        scenario: str,
+        address: str,
+        key: str,
+        *,
+        at_first_text: Callable[[], None] = lambda: None,
+    ) -> dict:
         """Runs one scenario against a gateway and returns the line that it prints."""
         process = await asyncio.create_subprocess_exec(
             *self.start,
@@ -91,6 +100,8 @@ class Program:
         )
         try:
             async with asyncio.timeout(PLAY_S):
+                if await process.stderr.read(1):
+                    at_first_text()
                 output, errors = await process.communicate()
         finally:
             if process.returncode is None:
@@ -159,12 +170,14 @@ class FakeGateway:
         refusals: raised by the next calls of `Generate`, one each.
         arrivals: when each call of `Generate` came, by the event loop's clock.
         left: set when a client has left an endless stream.
+        resumptions: what was asked for by `ResumeGenerate`.
     """
 
     def __init__(self) -> None:
         self.refusals: list[CaravanError] = []
         self.arrivals: list[float] = []
         self.left = asyncio.Event()
+        self.resumptions: list[stream_pb.ResumeGenerateRequest] = []
 
     async def Generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse:
         self.arrivals.append(asyncio.get_running_loop().time())
@@ -195,10 +208,32 @@ class FakeGateway:
             yield pb.GenerateEvent(started=pb.Started(request_id=call.request_id))
             yield pb.GenerateEvent()  # a kind of event that no client of today knows
             for offset in range(3):
-                yield pb.GenerateEvent(delta=pb.Delta(text=".", token_offset=offset))
+                yield delta(offset)
             await asyncio.Event().wait()
         finally:
             self.left.set()
+
+    async def ResumeGenerate(
+        self, request: stream_pb.ResumeGenerateRequest, call: Call
+    ) -> AsyncIterator[stream_pb.ResumeGenerateResponse]:
+        self.resumptions.append(request)
+        for event in (
+            pb.GenerateEvent(started=pb.Started(request_id=request.request_id)),
+            *(delta(offset) for offset in range(request.choices[0].output_tokens, NUM_TOKENS)),
+            pb.GenerateEvent(finished=pb.Finished(finish_reason=pb.FINISH_REASON_LENGTH)),
+            pb.GenerateEvent(completed=pb.Completed(usage=pb.Usage(output_tokens=NUM_TOKENS))),
+        ):
+            yield stream_pb.ResumeGenerateResponse(event=event)
+
+    async def CancelGenerate(
+        self, request: stream_pb.CancelGenerateRequest, call: Call
+    ) -> stream_pb.CancelGenerateResponse:
+        return stream_pb.CancelGenerateResponse()
+
+
+def delta(offset: int) -> pb.GenerateEvent:
+    text = str(offset)
+    return pb.GenerateEvent(delta=pb.Delta(text=text, token_ids=[offset], token_offset=offset))
 
 
 @pytest_asyncio.fixture
@@ -207,6 +242,7 @@ async def gateway() -> AsyncIterator[tuple[FakeGateway, str]]:
     fake = FakeGateway()
     server = RpcServer("127.0.0.1:0")
     server.add(fake, inference_pb.DESCRIPTOR.services_by_name["InferenceService"])
+    server.add(fake, stream_pb.DESCRIPTOR.services_by_name["StreamService"])
     await server.start()
     yield fake, f"127.0.0.1:{server.port}"
     await server.stop(0)

@@ -10,6 +10,7 @@ import pytest
 from caravan.inference.v1 import generation_pb2 as pb
 from caravan.inference.v1 import inference_service_pb2_grpc as inference_grpc
 from caravan_rpckit.errors import CaravanError, FieldViolation, Reason
+from caravan_testkit.gateways import forwarder_to
 from caravan_testkit.network import free_port
 from caravan_testkit.stack import Stack
 from caravan_testkit.waiting import wait_until
@@ -32,9 +33,11 @@ def number(code: grpc.StatusCode) -> int:
     return code.value[0]
 
 
-def text_from_python(stack: Stack) -> str:
+def text_from_python(stack: Stack, num_tokens: int = 32) -> str:
     """What the programs' request for a stream gives."""
-    request = pb.GenerateRequest(model="bundled", text="Once upon a time", max_output_tokens=32)
+    request = pb.GenerateRequest(
+        model="bundled", text="Once upon a time", max_output_tokens=num_tokens
+    )
     request.sampling.temperature = 0
     with grpc.insecure_channel(stack.address) as channel:
         response = inference_grpc.InferenceServiceStub(channel).Generate(
@@ -57,6 +60,28 @@ async def test_a_key_opens_a_stream_of_the_whole_text(program, stack):
     assert result["finish_reason"] == "FINISH_REASON_LENGTH"
     assert result["output_tokens"] == 32
     assert result["request_id"]
+
+
+@pytest.mark.e2e
+async def test_a_stream_whose_connection_breaks_goes_on_to_the_whole_text(program, stack):
+    with forwarder_to(stack.address) as forwarder:
+        result = await program.play(
+            "resume", forwarder.address, stack.admin_key, at_first_text=forwarder.cut
+        )
+    assert "failure" not in result, result
+    assert result["text"] == text_from_python(stack, 300)
+
+
+async def test_what_was_received_of_a_broken_stream_is_not_asked_for_again(program, gateway):
+    fake, address = gateway
+    with forwarder_to(address) as forwarder:
+        result = await program.play("resume", forwarder.address, "key", at_first_text=forwarder.cut)
+    assert result["text"] == "012345"
+    assert result["finish_reason"] == "FINISH_REASON_LENGTH"
+    [asked] = fake.resumptions
+    assert asked.request_id == result["request_id"]
+    assert 1 <= asked.choices[0].output_tokens <= 3
+    assert not asked.choices[0].finished
 
 
 @pytest.mark.e2e

@@ -40,6 +40,7 @@ type generation struct {
 	requestID    string
 	text         strings.Builder
 	deltas       int
+	tokens       uint32
 	finishReason inference.FinishReason
 	outputTokens uint32
 }
@@ -51,6 +52,7 @@ func (g *generation) take(event *inference.GenerateEvent) {
 		g.requestID = kind.Started.RequestId
 	case *inference.GenerateEvent_Delta:
 		g.deltas++
+		g.tokens += uint32(len(kind.Delta.TokenIds))
 		g.text.WriteString(kind.Delta.Text)
 	case *inference.GenerateEvent_Finished:
 		g.finishReason = kind.Finished.FinishReason

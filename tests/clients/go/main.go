@@ -1,5 +1,5 @@
 // Command client calls Caravan and prints one line of JSON for each scenario that it is told to
-// play: stream, cancel, refuse, retry. The text of a stream goes to standard error as it comes.
+// play: stream, resume, cancel, refuse, retry. The text of a stream goes to standard error as it comes.
 package main
 
 import (
@@ -10,6 +10,7 @@ import (
 	"os"
 	"time"
 
+	gateway "caravan.example/stubs/caravan/gateway/v1"
 	inference "caravan.example/stubs/caravan/inference/v1"
 )
 
@@ -18,10 +19,11 @@ const (
 	callTimeout = 30 * time.Second
 )
 
-type scenario func(context.Context, inference.InferenceServiceClient) (map[string]any, error)
+type scenario func(context.Context, caravan) (map[string]any, error)
 
 var scenarios = map[string]scenario{
 	"stream": playStream,
+	"resume": playResume,
 	"cancel": playCancel,
 	"refuse": playRefuse,
 	"retry":  playRetry,
@@ -33,7 +35,9 @@ func main() {
 		log.Fatal(err)
 	}
 	defer connection.Close()
-	client := inference.NewInferenceServiceClient(connection)
+	client := caravan{
+		inference.NewInferenceServiceClient(connection), gateway.NewStreamServiceClient(connection),
+	}
 	for _, name := range os.Args[1:] {
 		play, known := scenarios[name]
 		if !known {
@@ -43,7 +47,7 @@ func main() {
 	}
 }
 
-func report(name string, client inference.InferenceServiceClient, play scenario) {
+func report(name string, client caravan, play scenario) {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
 	result, err := play(ctx, client)
@@ -58,20 +62,23 @@ func report(name string, client inference.InferenceServiceClient, play scenario)
 	fmt.Println(string(line))
 }
 
-func playStream(ctx context.Context, client inference.InferenceServiceClient) (map[string]any, error) {
-	result, err := stream(ctx, client, request(32), func(text string) { fmt.Fprint(os.Stderr, text) })
+func playStream(ctx context.Context, client caravan) (map[string]any, error) {
+	result, err := stream(ctx, client, request(32), show)
 	if err != nil {
 		return nil, err
 	}
-	return map[string]any{
-		"request_id":    result.requestID,
-		"text":          result.text.String(),
-		"finish_reason": result.finishReason.String(),
-		"output_tokens": result.outputTokens,
-	}, nil
+	return whole(result), nil
 }
 
-func playCancel(ctx context.Context, client inference.InferenceServiceClient) (map[string]any, error) {
+func playResume(ctx context.Context, client caravan) (map[string]any, error) {
+	result, err := streamThroughBreaks(ctx, client, request(300), show)
+	if err != nil {
+		return nil, err
+	}
+	return whole(result), nil
+}
+
+func playCancel(ctx context.Context, client caravan) (map[string]any, error) {
 	long := request(100_000)
 	long.IgnoreEos = true
 	result, err := streamSome(ctx, client, long, 3)
@@ -84,14 +91,14 @@ func playCancel(ctx context.Context, client inference.InferenceServiceClient) (m
 	}, nil
 }
 
-func playRefuse(ctx context.Context, client inference.InferenceServiceClient) (map[string]any, error) {
+func playRefuse(ctx context.Context, client caravan) (map[string]any, error) {
 	wrong := request(8)
 	wrong.Sampling.TopP = new(float32(2))
 	_, err := client.Generate(ctx, wrong)
 	return map[string]any{}, err
 }
 
-func playRetry(ctx context.Context, client inference.InferenceServiceClient) (map[string]any, error) {
+func playRetry(ctx context.Context, client caravan) (map[string]any, error) {
 	refusals := []map[string]any{}
 	response, err := generate(ctx, client, request(8), func(refusal failure) {
 		refusals = append(refusals, describe(refusal))
@@ -100,6 +107,17 @@ func playRetry(ctx context.Context, client inference.InferenceServiceClient) (ma
 		return nil, err
 	}
 	return map[string]any{"text": response.Choices[0].Text, "refusals": refusals}, nil
+}
+
+func show(text string) { fmt.Fprint(os.Stderr, text) }
+
+func whole(g *generation) map[string]any {
+	return map[string]any{
+		"request_id":    g.requestID,
+		"text":          g.text.String(),
+		"finish_reason": g.finishReason.String(),
+		"output_tokens": g.outputTokens,
+	}
 }
 
 func request(tokens uint32) *inference.GenerateRequest {

@@ -4,13 +4,14 @@ import { Code, ConnectError, createClient } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { durationMs } from "@bufbuild/protobuf/wkt";
 
+import { StreamService } from "./gen/caravan/gateway/v1/stream_service_pb.js";
 import { FinishReason } from "./gen/caravan/inference/v1/generation_pb.js";
 import { InferenceService } from "./gen/caravan/inference/v1/inference_service_pb.js";
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "./gen/google/rpc/error_details_pb.js";
 
 const MAX_ATTEMPTS = 4;
 
-/** Makes a client of a gateway that sends `authorization: Bearer <key>` with every call. */
+/** Makes a client of a gateway's services that sends `authorization: Bearer <key>` with every call. */
 export function connect(address, key) {
   const authenticate = (next) => (request) => {
     request.header.set("authorization", `Bearer ${key}`);
@@ -18,7 +19,7 @@ export function connect(address, key) {
   };
   // For TLS write https:// here.
   const transport = createGrpcTransport({ baseUrl: `http://${address}`, interceptors: [authenticate] });
-  return createClient(InferenceService, transport);
+  return { ...createClient(InferenceService, transport), ...createClient(StreamService, transport) };
 }
 
 /** Generates, hands each piece of text to `show` as it comes, and returns the whole. */
@@ -49,18 +50,19 @@ export async function streamSome(client, request, { deltas, timeoutMs }) {
   return result;
 }
 
-function emptyGeneration() {
-  return { requestId: "", text: "", deltas: 0, finishReason: FinishReason.UNSPECIFIED, outputTokens: 0 };
+export function emptyGeneration() {
+  return { requestId: "", text: "", deltas: 0, tokens: 0, finishReason: FinishReason.UNSPECIFIED, outputTokens: 0 };
 }
 
 /** Adds an event. Kinds of events that this program doesn't know are none of its business. */
-function take(generation, event) {
+export function take(generation, event) {
   switch (event.case) {
     case "started":
       generation.requestId = event.value.requestId;
       break;
     case "delta":
       generation.deltas += 1;
+      generation.tokens += event.value.tokenIds.length;
       generation.text += event.value.text;
       break;
     case "finished":

@@ -1,8 +1,9 @@
 // Calls Caravan and prints one line of JSON for each scenario that it is told to play: stream,
-// cancel, refuse, retry. The text of a stream goes to standard error as it comes.
+// resume, cancel, refuse, retry. The text of a stream goes to standard error as it comes.
 import process from "node:process";
 
 import { connect, explain, generate, stream, streamSome } from "./caravan.js";
+import { streamThroughBreaks } from "./resume.js";
 import { FinishReasonSchema } from "./gen/caravan/inference/v1/generation_pb.js";
 
 const MODEL = "bundled";
@@ -10,14 +11,11 @@ const TIMEOUT_MS = 30_000;
 
 const scenarios = {
   async stream(client) {
-    const show = (text) => process.stderr.write(text);
-    const result = await stream(client, request(32), { show, timeoutMs: TIMEOUT_MS });
-    return {
-      request_id: result.requestId,
-      text: result.text,
-      finish_reason: nameOf(result.finishReason),
-      output_tokens: result.outputTokens,
-    };
+    return whole(await stream(client, request(32), { show, timeoutMs: TIMEOUT_MS }));
+  },
+
+  async resume(client) {
+    return whole(await streamThroughBreaks(client, request(300), { show, timeoutMs: TIMEOUT_MS }));
   },
 
   async cancel(client) {
@@ -40,6 +38,14 @@ const scenarios = {
     return { text: response.choices[0].text, refusals };
   },
 };
+
+function show(text) {
+  process.stderr.write(text);
+}
+
+function whole({ requestId, text, finishReason, outputTokens }) {
+  return { request_id: requestId, text, finish_reason: nameOf(finishReason), output_tokens: outputTokens };
+}
 
 function request(maxOutputTokens) {
   return {

@@ -1,5 +1,11 @@
 package caravan.example;
 
+import caravan.gateway.v1.ReceivedChoice;
+import caravan.gateway.v1.ResumeGenerateRequest;
+import caravan.gateway.v1.ResumeGenerateResponse;
+import caravan.gateway.v1.StreamServiceGrpc;
+import caravan.gateway.v1.StreamServiceGrpc.StreamServiceBlockingStub;
+import caravan.inference.v1.FinishReason;
 import caravan.inference.v1.GenerateEvent;
 import caravan.inference.v1.GenerateRequest;
 import caravan.inference.v1.GenerateResponse;
@@ -22,11 +28,15 @@ import java.util.function.Consumer;
 /** Calls of a gateway with one key. */
 final class Caravan implements AutoCloseable {
   private static final int MAX_ATTEMPTS = 4;
+  private static final long PAUSE_BEFORE_RESUMING_MS = 300;
   private static final Metadata.Key<String> AUTHORIZATION =
       Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER);
+  private static final Metadata.Key<String> RESUMABLE =
+      Metadata.Key.of("x-caravan-resumable", Metadata.ASCII_STRING_MARSHALLER);
 
   private final ManagedChannel channel;
   private final InferenceServiceBlockingStub inference;
+  private final StreamServiceBlockingStub streams;
   private final Duration timeout;
 
   /** Opens a channel in plaintext; for TLS take {@code TlsChannelCredentials} instead. */
@@ -38,6 +48,7 @@ final class Caravan implements AutoCloseable {
             .intercept(MetadataUtils.newAttachHeadersInterceptor(headers))
             .build();
     this.inference = InferenceServiceGrpc.newBlockingStub(channel);
+    this.streams = StreamServiceGrpc.newBlockingStub(channel);
     this.timeout = timeout;
   }
 
@@ -51,6 +62,69 @@ final class Caravan implements AutoCloseable {
       show.accept(event.getDelta().getText());
     }
     return result;
+  }
+
+  /**
+   * Like {@link #stream}, and goes on when its connection breaks: the service keeps the stream for
+   * a minute, and any gateway has the rest. One deadline bounds the whole.
+   */
+  Generation streamThroughBreaks(GenerateRequest request, Consumer<String> show)
+      throws InterruptedException {
+    Deadline deadline = deadline();
+    Generation result = new Generation();
+    Metadata headers = new Metadata();
+    headers.put(RESUMABLE, "1");
+    Iterator<GenerateEvent> events =
+        inference
+            .withInterceptors(MetadataUtils.newAttachHeadersInterceptor(headers))
+            .withDeadline(deadline)
+            .streamGenerate(request);
+    while (true) {
+      try {
+        while (events.hasNext()) {
+          GenerateEvent event = events.next();
+          result.take(event);
+          show.accept(event.getDelta().getText());
+        }
+        return result;
+      } catch (StatusRuntimeException error) {
+        boolean broken = error.getStatus().getCode() == Status.Code.UNAVAILABLE;
+        if (!broken || result.requestId().isEmpty()) {
+          throw error;
+        }
+        TimeUnit.MILLISECONDS.sleep(PAUSE_BEFORE_RESUMING_MS);
+        events = rest(request.getModel(), result, deadline);
+      }
+    }
+  }
+
+  /** Receives what follows the tokens that were received. */
+  private Iterator<GenerateEvent> rest(String model, Generation received, Deadline deadline) {
+    boolean finished = received.finishReason() != FinishReason.FINISH_REASON_UNSPECIFIED;
+    ReceivedChoice choice =
+        ReceivedChoice.newBuilder()
+            .setOutputTokens(received.tokens())
+            .setFinished(finished)
+            .build();
+    ResumeGenerateRequest request =
+        ResumeGenerateRequest.newBuilder()
+            .setModel(model)
+            .setRequestId(received.requestId())
+            .addChoices(choice)
+            .build();
+    Iterator<ResumeGenerateResponse> rest =
+        streams.withDeadline(deadline).resumeGenerate(request);
+    return new Iterator<>() {
+      @Override
+      public boolean hasNext() {
+        return rest.hasNext();
+      }
+
+      @Override
+      public GenerateEvent next() {
+        return rest.next().getEvent();
+      }
+    };
   }
 
   /**

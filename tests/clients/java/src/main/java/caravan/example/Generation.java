@@ -8,6 +8,7 @@ final class Generation {
   private final StringBuilder text = new StringBuilder();
   private String requestId = "";
   private int deltas;
+  private int tokens;
   private FinishReason finishReason = FinishReason.FINISH_REASON_UNSPECIFIED;
   private int outputTokens;
 
@@ -17,6 +18,7 @@ final class Generation {
       case STARTED -> requestId = event.getStarted().getRequestId();
       case DELTA -> {
         deltas++;
+        tokens += event.getDelta().getTokenIdsCount();
         text.append(event.getDelta().getText());
       }
       case FINISHED -> finishReason = event.getFinished().getFinishReason();
@@ -35,6 +37,10 @@ final class Generation {
 
   int deltas() {
     return deltas;
+  }
+
+  int tokens() {
+    return tokens;
   }
 
   FinishReason finishReason() {

@@ -14,7 +14,7 @@ import java.util.Map;
 
 /**
  * Calls Caravan and prints one line of JSON for each scenario that it is told to play: stream,
- * cancel, refuse, retry. The text of a stream goes to standard error as it comes.
+ * resume, cancel, refuse, retry. The text of a stream goes to standard error as it comes.
  */
 public final class Main {
   private static final String MODEL = "bundled";
@@ -43,6 +43,7 @@ public final class Main {
       throws InterruptedException {
     return switch (name) {
       case "stream" -> stream(caravan);
+      case "resume" -> resume(caravan);
       case "cancel" -> cancel(caravan);
       case "refuse" -> refuse(caravan);
       case "retry" -> retry(caravan);
@@ -51,7 +52,14 @@ public final class Main {
   }
 
   private static Map<String, Object> stream(Caravan caravan) {
-    Generation result = caravan.stream(request(32).build(), System.err::print);
+    return whole(caravan.stream(request(32).build(), System.err::print));
+  }
+
+  private static Map<String, Object> resume(Caravan caravan) throws InterruptedException {
+    return whole(caravan.streamThroughBreaks(request(300).build(), System.err::print));
+  }
+
+  private static Map<String, Object> whole(Generation result) {
     return Map.of(
         "request_id", result.requestId(),
         "text", result.text(),
