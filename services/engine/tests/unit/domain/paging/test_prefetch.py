@@ -77,6 +77,8 @@ def test_who_comes_next_is_read_first_whenever_it_came(make_world):
         rig.submit(text(number) + b"!", max_output=2, priority=priority)
     rig.step()
     assert texts_of(disk, rig) == [3, 1]
+    first, *_, last = (priority for _, priority in disk.read_orders)
+    assert first > last  # however many threads read
 
 
 def test_who_has_a_seat_comes_before_all_who_wait(make_world):
