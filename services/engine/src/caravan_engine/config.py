@@ -166,8 +166,8 @@ class ContextSettings(Section):
         750,
         ge=0,
         description="Milliseconds that long inputs (of more than `token_budget` tokens) are "
-        "planned to hold up at a time those who decode; they are cut into smaller parts. "
-        "0: no bound.",
+        "planned to hold up at a time those who decode; they are cut into smaller parts, but of "
+        "no fewer than 32 tokens (64 on a CPU, unless quantized memory is used). 0: no bound.",
     )
     micro_batch: int = Field(
         0, ge=0, description="Tokens that one graph computes (n_ubatch); 0 means `token_budget`."
