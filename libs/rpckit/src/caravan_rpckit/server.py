@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -65,6 +66,7 @@ class RpcServer:
         self._service_names: list[str] = []
         self._health = HealthServicer()
         self._server: grpc.aio.Server | None = None
+        self._starting: asyncio.Task[None] | None = None
         self.port = 0
 
     def add(
@@ -111,7 +113,9 @@ class RpcServer:
         )
         self._server.add_generic_rpc_handlers((_Router(self._handlers),))
         self.port = self._bind(self._server)
-        await self._server.start()
+        # Not interrupted by who ends us meanwhile: gRPC can't stop a server that is half started.
+        self._starting = asyncio.create_task(self._server.start())
+        await asyncio.shield(self._starting)
 
     def set_serving(self, service: str, serving: bool) -> None:
         """Sets what `grpc.health.v1` says of `service` (its full name)."""
@@ -126,6 +130,8 @@ class RpcServer:
         """Takes no new calls, lets running ones finish for `grace_s` seconds, then ends them."""
         if self._server is not None:
             self.set_all_serving(False)
+            if self._starting is not None:
+                await asyncio.wait({self._starting})
             await self._server.stop(grace_s)
             self._server = None
 
