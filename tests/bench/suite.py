@@ -6,6 +6,7 @@ from typing import Protocol
 
 import workloads
 from deaths import PAGES_ON_DISK, death_figures
+from drains import drain_figures
 from gateway_costs import gateway_costs
 from page_store import page_store_figures
 from report import Bound, Figure, Measured, Target
@@ -181,6 +182,7 @@ JOURNAL = Experiment(
     targets=(_at_least(0.99, "tokens_per_s", UNJOURNALLED, JOURNALLED),),
 )
 FAILOVER = Inspection("failover", death_figures)
+DRAIN = Inspection("drain", drain_figures)
 
 
 def _page_moves() -> Iterator[Figure]:
@@ -193,5 +195,5 @@ PAGE_MOVES = Inspection("page-moves", _page_moves)
 
 SUITE: tuple[Experiment | Inspection, ...] = (
     *(ONE_CLIENT, DISTINCT, SHARED_PREFIX, SESSIONS, OVERLOAD, LONG_PROMPT),
-    *(GATEWAY, PAGING_COST, PAGING_COST_FULL, PAGE_MOVES, JOURNAL, FAILOVER),
+    *(GATEWAY, PAGING_COST, PAGING_COST_FULL, PAGE_MOVES, JOURNAL, FAILOVER, DRAIN),
 )
