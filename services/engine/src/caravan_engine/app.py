@@ -41,6 +41,8 @@ from caravan_engine.rpc.host_servicer import HostServicer
 from caravan_engine.rpc.model_servicer import ModelServicer
 from caravan_engine.storage.account_file import AccountFolder
 from caravan_engine.storage.digest_cache import DigestCache
+from caravan_engine.storage.handover_folder import handover_directory
+from caravan_engine.storage.handover_sweep import HandoverSweep
 from caravan_engine.storage.model_files import describe, find_models, sha256_of
 from caravan_obskit.instruments import Instruments
 from caravan_obskit.logging import configure_logging
@@ -81,7 +83,11 @@ class EngineApp:
         self._metrics = HostMetrics(self._instruments)
         self._readiness = Readiness(("serving", "models"))
         self._budget = MemoryBudget(_budget_bytes(settings.workers))
-        self._workers = WorkerClient(_reachable(settings.workers.listen_host), self._tls)
+        self._workers = WorkerClient(
+            _reachable(settings.workers.listen_host),
+            self._tls,
+            handover_s=settings.handover.time_s,
+        )
         self._tracing = Tracing(
             SERVICE,
             sampler=no_sampler() if settings.telemetry.address is None else inner_sampler(),
@@ -114,6 +120,7 @@ class EngineApp:
         self._manager = manager
         await manager.refresh()
         self._start_tracing()
+        self._sweep_handovers()
         self._resources.push_async_callback(manager.shut_down, 0)
         loads = await self._begin_loads(manager)
         stats = StatsWatch(manager.picture, self._workers.channel)
@@ -154,12 +161,26 @@ class EngineApp:
             memory_need=self._memory_need,
             budget=self._budget,
             supervise=self._supervisor_maker(),
-            drain=self._workers.drain,
+            drain=self._drain_worker,
             drain_timeout_s=self._settings.workers.drain_timeout_s,
+            can_overlap=not self._settings.journal.enabled,  # one worker at a time can write it
         )
         return ModelManager(
             registry, tools, max_watchers=self._settings.server.max_watchers + _OWN_WATCHERS
         )
+
+    async def _drain_worker(self, port: int, timeout_s: float, *, hands_over: bool) -> int:
+        is_shared = self._settings.handover.directory is not None
+        return await self._workers.drain(port, timeout_s, hands_over=hands_over or is_shared)
+
+    def _sweep_handovers(self) -> None:
+        """Begins without anything of an earlier host, and leaves nothing to a later one."""
+        settings = self._settings.handover
+        if directory := handover_directory(settings, self._settings.home):
+            sweep = HandoverSweep(directory, settings.keep_s, is_own=settings.directory is None)
+            sweep.clear()
+            self._resources.callback(sweep.clear)
+            self._in_background(sweep.run())
 
     def _memory_need(self, file: ModelFile) -> MemoryNeed:
         """Blocks for as long as reading a header takes; refuses what is no servable GGUF."""
@@ -184,6 +205,9 @@ class EngineApp:
             max_failed_starts=workers.max_failed_starts,
         )
 
+        times = SupervisorTimes(
+            start_silence_s=workers.start_silence_s, handover_s=self._settings.handover.time_s
+        )
         watch = None
         if workers.hang_timeout_s:
             watch = HangWatch(self._workers.channel, workers.hang_timeout_s)
@@ -197,7 +221,7 @@ class EngineApp:
                 order.label,
                 partial(launcher.launch, order),
                 policy=RestartPolicy(rules),
-                times=SupervisorTimes(start_silence_s=workers.start_silence_s),
+                times=times,
                 on_change=on_change,
                 on_progress=on_progress,
                 watch=watch,

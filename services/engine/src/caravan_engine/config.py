@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from caravan_engine.handover_settings import HandoverSettings
 from caravan_engine.journal_settings import JournalSettings
 from caravan_engine.retention_settings import RetentionSettings
 from caravan_engine.setting_names import LLAMA_CPP_NAMES
@@ -357,6 +358,7 @@ class EngineSettings(ServiceSettings):
     queue: QueueSettings = Field(QueueSettings(), description="Waiting requests.")
     retention: RetentionSettings = Field(RetentionSettings(), description="Broken streams.")
     journal: JournalSettings = Field(JournalSettings(), description="Journals of requests.")
+    handover: HandoverSettings = Field(HandoverSettings(), description="Drained workers.")
     chat: ChatSettings = Field(ChatSettings(), description="Chat templates.")
     telemetry: TelemetrySettings = Field(TelemetrySettings(), description="Numbers of workers.")
     metrics: MetricsSettings = Field(MetricsSettings(), description="Metrics log of workers.")

@@ -25,27 +25,31 @@ _DRAIN_MARGIN_S = 5.0
 
 
 class WorkerClient:
-    """Opens channels to workers by port; all show the engine's certificate."""
+    """Opens channels to workers by port; all show the engine's certificate.
 
-    def __init__(self, host: str, tls: TlsIdentity) -> None:
+    `handover_s` is what a drained worker may take after its time.
+    """
+
+    def __init__(self, host: str, tls: TlsIdentity, *, handover_s: float = 0.0) -> None:
         self._host = host
         self._tls = tls
+        self._drain_margin_s = handover_s + _DRAIN_MARGIN_S
 
     def channel(self, port: int) -> grpc.aio.Channel:
         """Opens a channel to the worker on `port`."""
         address = f"{self._host}:{port}"
         return open_channel(address, tls=self._tls, server_name="engine")
 
-    async def drain(self, port: int, timeout_s: float) -> int:
+    async def drain(self, port: int, timeout_s: float, *, hands_over: bool) -> int:
         """Drains the worker on `port`; returns how many requests it had to end.
 
         A worker that can't be reached, or dies meanwhile, has nothing left to drain.
         """
-        request = worker_pb.DrainRequest(timeout_ms=round(timeout_s * 1000))
+        request = worker_pb.DrainRequest(timeout_ms=round(timeout_s * 1000), hands_over=hands_over)
         try:
             async with self.channel(port) as channel:
                 stub = worker_grpc.WorkerServiceStub(channel)
-                answer = await stub.Drain(request, timeout=timeout_s + _DRAIN_MARGIN_S)
+                answer = await stub.Drain(request, timeout=timeout_s + self._drain_margin_s)
         except grpc.aio.AioRpcError as error:
             _log.warning(
                 "draining a worker failed", extra={"port": port, "code": error.code().name}

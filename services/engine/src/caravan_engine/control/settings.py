@@ -11,6 +11,7 @@ from caravan_engine.config import (
     MetricsSettings,
     QueueSettings,
 )
+from caravan_engine.handover_settings import HandoverSettings
 from caravan_engine.journal_settings import JournalSettings
 from caravan_engine.retention_settings import RetentionSettings
 
@@ -41,6 +42,7 @@ class WorkerSettings(BaseModel):
     queue: QueueSettings
     retention: RetentionSettings = RetentionSettings()
     journal: JournalSettings = JournalSettings()
+    handover: HandoverSettings = HandoverSettings()
     chat: ChatSettings
     metrics: MetricsSettings = MetricsSettings()
 

@@ -90,6 +90,7 @@ class WorkerLauncher:
             queue=self._settings.queue,
             retention=self._settings.retention,
             journal=self._settings.journal,
+            handover=self._settings.handover,
             chat=self._settings.chat,
             metrics=self._settings.metrics,
         )

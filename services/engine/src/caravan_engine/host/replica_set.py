@@ -1,10 +1,15 @@
 """The workers of one model: as many as wanted, each with a supervisor of its own."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
-from caravan_engine.host.supervisor import Drain, ReplicaState, ReplicaStatus, Supervisor
+from caravan_engine.host.supervisor import ReplicaState, ReplicaStatus, Supervisor
+
+_log = logging.getLogger(__name__)
 
 _OVER = frozenset({ReplicaState.FAILED, ReplicaState.ENDED})
 _SETTLED = _OVER | {ReplicaState.READY}
@@ -24,31 +29,46 @@ class Drained:
         )
 
 
-class ReplicaSet:
-    """Belongs to one event loop.
+class DrainWorker(Protocol):
+    """Drains a worker."""
 
-    Args:
-        make: Makes the supervisor of the replica with a number.
-        drain: Drains workers that are too many.
-        drain_timeout_s: For so long.
-        on_change: Called when a replica is gone.
+    async def __call__(self, port: int, timeout_s: float, *, hands_over: bool) -> int:
+        """Returns how many requests it had to end.
+
+        Args:
+            port: Of the worker.
+            timeout_s: In which its requests may finish.
+            hands_over: Whether another worker of this host may go on from what it has in memory.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaTools:
+    """What a model's workers need of the outside.
+
+    `make` makes the supervisor of the replica with a number. `lend` gets memory for one that
+    starts beside the one with the same number, and returns how to give it back; None if there can't
+    be both. `drain_timeout_s` is for workers that are too many, `on_change` is called when one is
+    gone or another one took its place.
     """
 
-    def __init__(
-        self,
-        make: Callable[[int], Supervisor],
-        drain: Drain,
-        *,
-        drain_timeout_s: float,
-        on_change: Callable[[], None],
-    ) -> None:
-        self._make = make
-        self._drain = drain
-        self._drain_timeout_s = drain_timeout_s
-        self._on_change = on_change
+    make: Callable[[int], Supervisor]
+    lend: Callable[[int], Callable[[], None] | None]
+    drain: DrainWorker
+    drain_timeout_s: float
+    on_change: Callable[[], None]
+
+
+class ReplicaSet:
+    """Belongs to one event loop."""
+
+    def __init__(self, tools: ReplicaTools) -> None:
+        self._tools = tools
         self._count = 0
         self._supervisors: dict[int, Supervisor] = {}
         self._leaving: dict[int, asyncio.Task[int]] = {}
+        self._beside: set[Supervisor] = set()  # of the same number as one of those
         self._retired: set[int] = set()  # drained, and not wanted before the next `resize`
         self._changed = asyncio.Event()
 
@@ -70,7 +90,7 @@ class ReplicaSet:
         for index in range(count):
             self._ensure(index)
         for index in [index for index in self._supervisors if index >= count]:
-            self._leave(index, self._drain_timeout_s)
+            self._leave(index, self._tools.drain_timeout_s)
 
     async def retire(self, index: int, timeout_s: float) -> Drained:
         """Drains and ends one for good; `resize` brings it back."""
@@ -78,12 +98,15 @@ class ReplicaSet:
         return Drained(1, await asyncio.shield(self._leave(index, timeout_s)))
 
     async def replace(self, indexes: Iterable[int], timeout_s: float) -> Drained:
-        """Drains one after the other; each is replaced by a new one before the next leaves."""
+        """Replaces one after the other, each before the next leaves.
+
+        Where there is memory for both, the new one is ready before the old one is drained; if it
+        never is, the old one stays.
+        """
         drained = Drained()
         for index in indexes:
             if index in self._supervisors:
-                drained += Drained(1, await asyncio.shield(self._leave(index, timeout_s)))
-                await self._settled(index)
+                drained += await self._replace(index, timeout_s)
         return drained
 
     def changed(self) -> None:
@@ -93,15 +116,17 @@ class ReplicaSet:
     async def stop(self, timeout_s: float) -> int:
         """Drains and ends all; returns how many requests were ended."""
         self._count = 0
-        stops = (each.stop(self._drain, timeout_s) for each in self._supervisors.values())
-        ended = await asyncio.gather(*stops)
+        self._changed.set()
+        drain = partial(self._tools.drain, hands_over=False)
+        everyone = (*self._supervisors.values(), *self._beside)
+        ended = await asyncio.gather(*(each.stop(drain, timeout_s) for each in everyone))
         await asyncio.gather(*self._leaving.values())
         return sum(ended)
 
     def _ensure(self, index: int, *, restart_count: int = 0) -> None:
         supervisor = self._supervisors.get(index)
         if supervisor is None or (supervisor.status.state in _OVER and index not in self._leaving):
-            self._supervisors[index] = supervisor = self._make(index)
+            self._supervisors[index] = supervisor = self._tools.make(index)
             supervisor.start(restart_count=restart_count)
 
     def _leave(self, index: int, timeout_s: float) -> asyncio.Task[int]:
@@ -112,13 +137,51 @@ class ReplicaSet:
         return leaving
 
     async def _end(self, index: int, timeout_s: float) -> int:
-        num_ended = await self._supervisors[index].stop(self._drain, timeout_s)
+        drain = partial(self._tools.drain, hands_over=True)
+        num_ended = await self._supervisors[index].stop(drain, timeout_s)
         before = self._supervisors.pop(index)
         del self._leaving[index]
         if index < self._count and index not in self._retired:  # it is wanted, or wanted again
             self._ensure(index, restart_count=before.status.restart_count + 1)
-        self._on_change()
+        self._tools.on_change()
         return num_ended
+
+    async def _replace(self, index: int, timeout_s: float) -> Drained:
+        give_back = None if index in self._leaving else self._tools.lend(index)
+        if give_back is None:
+            drained = Drained(1, await asyncio.shield(self._leave(index, timeout_s)))
+            await self._settled(index)
+            return drained
+        try:
+            return await self._replace_beside(index, timeout_s)
+        finally:
+            give_back()
+
+    async def _replace_beside(self, index: int, timeout_s: float) -> Drained:
+        """Starts the next one, lets it take the place of the one before it, and ends that."""
+        before, after = self._supervisors[index], self._tools.make(index)
+        drain = partial(self._tools.drain, hands_over=True)
+        self._beside.add(after)
+        after.start(restart_count=before.status.restart_count + 1)
+        while self._stays(index, before) and after.status.state not in _SETTLED:
+            self._changed.clear()
+            await self._changed.wait()
+        self._beside.discard(after)
+        if not self._stays(index, before) or after.status.state is not ReplicaState.READY:
+            _log.warning("a worker is not replaced", extra={"detail": after.status.detail})
+            await after.stop(drain, 0)
+            return Drained()
+        self._supervisors[index] = after
+        self._beside.add(before)
+        self._tools.on_change()
+        num_ended = await before.stop(drain, timeout_s)
+        self._beside.discard(before)
+        return Drained(1, num_ended)
+
+    def _stays(self, index: int, supervisor: Supervisor) -> bool:
+        """Whether a replica is still wanted, and this one is still it."""
+        is_wanted = index < self._count and index not in self._leaving
+        return is_wanted and self._supervisors.get(index) is supervisor
 
     async def _settled(self, index: int) -> None:
         """Returns when a replica is ready or was given up, or nobody wants it any more."""

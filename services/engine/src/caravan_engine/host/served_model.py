@@ -9,15 +9,18 @@ from functools import partial
 from typing import Protocol
 
 from caravan_engine.control.events import LoadPhase, ModelDetails, Progress
-from caravan_engine.domain.errors import ModelFileInvalidError, ModelLoadFailedError
+from caravan_engine.domain.errors import (
+    ModelFileInvalidError,
+    ModelLoadFailedError,
+    ModelTooLargeError,
+)
 from caravan_engine.host.broadcast import Broadcast
 from caravan_engine.host.errors import LoadAbandonedError
 from caravan_engine.host.models import EndpointView, LoadProgress, ModelState, ReplicaView
 from caravan_engine.host.placement import MemoryBudget, MemoryNeed
 from caravan_engine.host.registry import ModelFile
-from caravan_engine.host.replica_set import Drained, ReplicaSet
+from caravan_engine.host.replica_set import Drained, DrainWorker, ReplicaSet, ReplicaTools
 from caravan_engine.host.supervisor import (
-    Drain,
     ReplicaState,
     ReplicaStatus,
     StartFailure,
@@ -70,8 +73,9 @@ class LoadTools:
     memory_need: Callable[[ModelFile], MemoryNeed]
     budget: MemoryBudget
     supervise: Callable[[WorkerOrder, Callable[[], None], Callable[[Progress], None]], Supervisor]
-    drain: Drain
+    drain: DrainWorker
     drain_timeout_s: float = 20.0  # for replicas that are too many
+    can_overlap: bool = True  # whether a worker may start before the one that it replaces ends
 
 
 class ServedModel:
@@ -94,6 +98,7 @@ class ServedModel:
         self._progress = _progress_from(LoadProgress(LoadPhase.VERIFYING, 0.0))
         self._failure: CaravanError | None = None
         self._replica_count = replica_count
+        self._fixed_bytes = 0  # of each worker
         self._page_bytes: dict[int, int] = {}  # for each worker, by its number
         self._replicas: ReplicaSet | None = None
         self._starts: dict[int, Progress] = {}  # how far each replica is
@@ -221,10 +226,13 @@ class ServedModel:
             return
         self._publish(phase=LoadPhase.LOADING, fraction=0.0)
         self._replicas = ReplicaSet(
-            self._supervisor,
-            self._tools.drain,
-            drain_timeout_s=self._tools.drain_timeout_s,
-            on_change=self._on_change,
+            ReplicaTools(
+                make=self._supervisor,
+                lend=self._lend,
+                drain=self._tools.drain,
+                drain_timeout_s=self._tools.drain_timeout_s,
+                on_change=self._on_change,
+            )
         )
         self._replicas.resize(self._replica_count)
 
@@ -234,6 +242,20 @@ class ServedModel:
         )
         self._starts.pop(index, None)
         return self._tools.supervise(order, self._follow, partial(self._report, index))
+
+    def _lend(self, index: int) -> Callable[[], None] | None:
+        """Reserves memory for a worker beside the one with the same number."""
+        if not self._tools.can_overlap:
+            return None
+        borrower = f"{self.file.name}#{index}, the next"
+        need = MemoryNeed(self._fixed_bytes + self._page_bytes[index])
+        try:
+            self._tools.budget.reserve(borrower, need)
+        except ModelTooLargeError:
+            extra = {"model": self.file.name, "needed_bytes": need.fixed_bytes}
+            _log.warning("no memory to replace a worker before it ends", extra=extra)
+            return None
+        return partial(self._tools.budget.release, borrower)
 
     def _statuses(self) -> dict[int, ReplicaStatus]:
         return {} if self._replicas is None else self._replicas.statuses
@@ -262,6 +284,7 @@ class ServedModel:
         count, budget_bytes = self._replica_count, self._tools.budget.free_bytes
         whole = MemoryNeed(count * need.fixed_bytes, count * need.host_page_bytes)
         granted_bytes = self._reserve(whole)
+        self._fixed_bytes = need.fixed_bytes
         self._page_bytes = dict.fromkeys(range(count), granted_bytes // count)
         needed_bytes = whole.fixed_bytes + granted_bytes
         self._progress.publish(LoadProgress(LoadPhase.PLANNING, 1.0, needed_bytes, budget_bytes))

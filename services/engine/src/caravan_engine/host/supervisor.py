@@ -84,6 +84,7 @@ class SupervisorTimes:
 
     start_silence_s: float = 180.0
     end_grace_s: float = 5.0
+    handover_s: float = 0.0  # after the time that a drained worker has
 
 
 class Supervisor:
@@ -152,7 +153,9 @@ class Supervisor:
             return 0
         self._become(replace(self._status, state=ReplicaState.DRAINING))
         try:
-            async with asyncio.timeout(timeout_s + self._times.end_grace_s):
+            async with asyncio.timeout(
+                timeout_s + self._times.handover_s + self._times.end_grace_s
+            ):
                 return await drain(port, timeout_s)
         except (CaravanError, OSError, TimeoutError) as error:
             _log.warning("could not drain a worker", extra={"worker": self._name}, exc_info=error)

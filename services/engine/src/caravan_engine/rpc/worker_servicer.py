@@ -84,11 +84,29 @@ class WorkerReports:
     checkpoints: CheckpointReport
 
 
-class WorkerServicer:
-    """Runs, embeds, reports and drains.
+class Drain(Protocol):
+    """Drains the worker."""
 
-    `drain` takes seconds and returns how many requests it ended.
-    """
+    async def __call__(self, timeout_s: float, *, hands_over: bool) -> int:
+        """Returns how many requests it ended when the time was over."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOrders:
+    """What the worker is told beside requests."""
+
+    drain: Drain
+    forget: Callable[[str], Awaitable[None]]  # what lies around of a tenant outside the engine
+
+
+async def forget_nothing(tenant: str) -> None:
+    """In place of `WorkerOrders.forget` where nothing lies around."""
+    del tenant
+
+
+class WorkerServicer:
+    """Runs, embeds, reports and drains."""
 
     def __init__(
         self,
@@ -99,14 +117,14 @@ class WorkerServicer:
         model: ServedModel,
         clock: Callable[[], float],
         reports: WorkerReports,
-        drain: Callable[[float], Awaitable[int]],
+        orders: WorkerOrders,
     ) -> None:
         self._engine = engine
         self._prompts = prompts
         self._model = model
         self._clock = clock
         self._reports = reports
-        self._drain = drain
+        self._orders = orders
         self._streams = streams
         self._prefixes = HeldPrefixes(engine.stored_lengths)
         self._ending = asyncio.Event()
@@ -231,6 +249,7 @@ class WorkerServicer:
         tenant = dropped_tenant_of(request)
         self._streams.give_up(tenant)
         num_dropped = await asyncio.wrap_future(self._engine.drop_pages(tenant))
+        await self._orders.forget(tenant)
         extra = {"model": self._model.name, "tenant": tenant, "page_count": num_dropped}
         _log.info("a tenant's pages dropped", extra=extra)
         return worker_pb.DropPagesResponse(dropped_page_count=num_dropped)
@@ -266,7 +285,7 @@ class WorkerServicer:
     async def Drain(self, request: worker_pb.DrainRequest, call: Call) -> worker_pb.DrainResponse:
         """Takes nothing new, waits for what runs, ends the rest."""
         _require_peer(call, "engine")
-        ended = await self._drain(request.timeout_ms / 1000)
+        ended = await self._orders.drain(request.timeout_ms / 1000, hands_over=request.hands_over)
         return worker_pb.DrainResponse(ended_request_count=ended)
 
     async def _generation(

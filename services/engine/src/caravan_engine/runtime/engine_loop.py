@@ -11,16 +11,13 @@ from typing import TypeVar
 
 from caravan_engine.domain.errors import DrainingError
 from caravan_engine.domain.events import Delta
+from caravan_engine.domain.paging.page_image import PageImage
 from caravan_engine.domain.paging.prefix_tree import Tokens
 from caravan_engine.domain.paging.pruning import prune
 from caravan_engine.domain.paging.stored_texts import stored_lengths
 from caravan_engine.domain.pooling import Pooler
 from caravan_engine.domain.ports import Backend
-from caravan_engine.domain.request import (
-    EmbeddingRequest,
-    GenerationRequest,
-    check_logit_bias,
-)
+from caravan_engine.domain.request import EmbeddingRequest, GenerationRequest
 from caravan_engine.domain.scheduling.batch_policy import make_batch_policy
 from caravan_engine.domain.scheduling.deadline_guard import DeadlineGuard
 from caravan_engine.domain.scheduling.fairness import ClientWeights
@@ -30,17 +27,16 @@ from caravan_engine.domain.scheduling.scheduler import Scheduler
 from caravan_engine.domain.sequence import Sequence as TokenSequence
 from caravan_engine.domain.sequence import SequenceGroup
 from caravan_engine.domain.step import StepPlan
-from caravan_engine.runtime.detokenizer import Detokenizer
 from caravan_engine.runtime.embeddings import EmbeddingJob, VectorWriter
+from caravan_engine.runtime.handing_over import HandingOver, Leave
 from caravan_engine.runtime.observers import Observers
 from caravan_engine.runtime.output_stream import EventPacer, OutputStream
 from caravan_engine.runtime.page_mover import PagedMemory
-from caravan_engine.runtime.request_sampler import make_sampler
-from caravan_engine.runtime.resumption import resume, retell
+from caravan_engine.runtime.request_opening import RequestOpening
+from caravan_engine.runtime.resumption import retell
 from caravan_engine.runtime.stats import EngineStats, Gauges, StatsSnapshot
 from caravan_engine.runtime.step_runner import StepRunner
 from caravan_engine.runtime.timing import Timing
-from caravan_engine.runtime.writers import GroupWriter, SequenceWriter
 from caravan_rpckit.errors import CaravanError
 
 _log = logging.getLogger(__name__)
@@ -109,10 +105,19 @@ class EngineLoop:
             batch_policy=make_batch_policy(limits, self._rates),
         )
         self._kv = memory.kv
+        self._opening = RequestOpening(
+            backend,
+            limits,
+            self._pacer,
+            on_read=self._has_read,
+            on_close=lambda group: self._inbox.put(partial(self._cancel, group)),
+            mark_written=self._mark_written,
+        )
         self._runner = StepRunner(backend, memory.checksum)
         self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._changed: dict[OutputStream, None] = {}
         self._drains: list[Future[None]] = []
+        self._handing_over: HandingOver | None = None
         self._is_stopping = False
         self._num_evictions = 0
         self.on_eviction: Callable[[], None] = lambda: None
@@ -138,7 +143,7 @@ class EngineLoop:
             DrainingError: after `drain`.
         """
         try:
-            group, stream = self._open(request)
+            group, stream = self._opening.open(request, self._clock())
             self._enter(group, is_begun=request.continuation is not None)
         except CaravanError as error:
             self._stats.refused(error.reason.value.lower())
@@ -179,6 +184,20 @@ class EngineLoop:
         drained: Future[None] = Future()
         self._inbox.put(partial(self._drains.append, drained))
         return drained
+
+    def hand_over(self, leave: Leave) -> Future[int]:
+        """Ends every request after `leave` has taken its pages; the future tells how many."""
+        self._gate.close()
+        handing_over = HandingOver(self._scheduler, self._kv, leave, self._carry_out)
+        self._inbox.put(partial(self._begin, handing_over))
+        return handing_over.done
+
+    def take_in(self, images: Sequence[PageImage]) -> Future[None]:
+        """Takes pages of another worker, each after the one before it.
+
+        Requests that are submitted after this find them.
+        """
+        return self._order(partial(self._take_in, images))
 
     def end_all(self, error: CaravanError) -> Future[int]:
         """Ends every request with `error`; the future tells how many there were."""
@@ -236,54 +255,6 @@ class EngineLoop:
             raise
         self._guard.entered(group)
 
-    def _open(self, request: GenerationRequest) -> tuple[SequenceGroup, OutputStream]:
-        max_tokens = self._limits.max_tokens(request)
-        check_logit_bias(request.sampling, self._backend.vocabulary)
-        resumption = resume(request, self._backend.vocabulary, max_tokens)
-        stream = OutputStream(
-            self._pacer,
-            on_read=self._has_read,
-            on_close=lambda: self._inbox.put(partial(self._cancel, group)),
-        )
-        group = SequenceGroup(
-            request,
-            [
-                self._sequence(request, choice_index, max_tokens, stream, detokenizer)
-                for choice_index, detokenizer in resumption.detokenizers.items()
-            ],
-            output=GroupWriter(stream, mark_written=self._mark_written, earlier=resumption.earlier),
-            arrived=self._clock(),
-        )
-        return group, stream
-
-    def _sequence(
-        self,
-        request: GenerationRequest,
-        choice_index: int,
-        max_tokens: int,
-        stream: OutputStream,
-        detokenizer: Detokenizer,
-    ) -> TokenSequence:
-        sampler = make_sampler(request, choice_index, self._backend)
-        emitted = request.emitted(choice_index).tokens
-        writer = SequenceWriter(
-            stream,
-            detokenizer,
-            mark_written=self._mark_written,
-            choice_index=choice_index,
-            mirostat=sampler.mirostat,
-            num_written=len(emitted),
-        )
-        return TokenSequence(
-            request,
-            max_tokens=max_tokens,
-            work=sampler,
-            output=writer,
-            choice_index=choice_index,
-            num_top_logprobs=request.num_top_logprobs,
-            emitted=emitted,
-        )
-
     def _has_read(self, num_tokens: int) -> None:
         if num_tokens >= self._limits.max_unread_tokens:
             self._inbox.put(_look_again)
@@ -300,6 +271,20 @@ class EngineLoop:
             self._on_fatal(error)
 
     def _turn(self) -> None:
+        if self._handing_over:
+            self._hand_over_next(self._handing_over)
+        else:
+            self._compute()
+        while not self._inbox.empty():
+            self._inbox.get()()
+
+    def _hand_over_next(self, handing_over: HandingOver) -> None:
+        """Takes the place of steps: see `HandingOver` for why nobody computes meanwhile."""
+        if not handing_over.advance(self._clock()):
+            self._handing_over = None
+        self._publish()
+
+    def _compute(self) -> None:
         started = time.perf_counter()
         plan = self._scheduler.schedule(self._clock())
         self._publish()
@@ -307,8 +292,6 @@ class EngineLoop:
             self._rest()
         else:
             self._step(plan, started)
-        while not self._inbox.empty():
-            self._inbox.get()()
 
     def _step(self, plan: StepPlan, started: float) -> None:
         self._stats.stepping()
@@ -349,6 +332,18 @@ class EngineLoop:
         group.output.start(group, cached_tokens=0)
         group.output.complete(group)
         self._publish()
+
+    def _take_in(self, images: Sequence[PageImage]) -> None:
+        if self._kv.store:
+            self._kv.store.take_in(images)
+
+    def _carry_out(self) -> None:
+        """Makes a step of nothing but what is to be moved."""
+        plan = StepPlan(self._kv.take_moves())
+        self._scheduler.apply(self._runner.run(plan), self._clock())
+
+    def _begin(self, handing_over: HandingOver) -> None:
+        self._handing_over = handing_over
 
     def _cancel(self, group: SequenceGroup) -> None:
         self._scheduler.cancel(group, self._clock())

@@ -90,8 +90,9 @@ class DiskPages:
         self._counts = _Counts()
         self._index = PageIndex(settings.budget_bytes)
         self._packer = PagePacker(identity, settings.codec)
-        self._found: list[PageInfo] = []
-        self._folder = self._open(settings.directory, identity)
+        self._opening = partial(PageFolder.open, settings.directory, identity)
+        self._folder: PageFolder | None = None
+        self._found = self._open(settings.directory)
         self._writer = JobThreads("page-writer", capacity=settings.write_queue_bytes)
         num_readers = settings.num_readers if settings.reads_ahead else 0
         self._readers = JobThreads("page-reader", num_threads=num_readers)
@@ -101,6 +102,16 @@ class DiskPages:
         """Returns the pages of an earlier run, once: each after the one that it continues."""
         found, self._found = self._found, []
         return found
+
+    def take_over(self) -> bool:
+        """Takes the folder if it was held at the start; returns whether nobody holds it now."""
+        try:
+            if self._folder is None:
+                self._news.extend(map(PageFound, self._take(self._opening())))
+                self._notify()
+        except OSError as error:  # only another worker's lock goes away by itself
+            return not isinstance(error, BlockingIOError)
+        return True
 
     def write(self, image: PageImage, *, protected: bool, kept: bool = False) -> None:
         """See `PageDisk`; also loses what comes faster than the disk takes it."""
@@ -192,15 +203,21 @@ class DiskPages:
         if self._folder is not None:
             self._folder.close()
 
-    def _open(self, directory: Path, identity: PageIdentity) -> PageFolder | None:
+    def _open(self, directory: Path) -> list[PageInfo]:
         try:
-            folder = PageFolder.open(directory, identity)
+            return self._take(self._opening())
         except OSError as error:
+            log = _log.warning if isinstance(error, BlockingIOError) else _log.error
             extra = {"directory": str(directory), "detail": _words(error)}
-            _log.error("folder of pages can't be used: no pages are kept on disk", extra=extra)
-            return None
-        self._found = take_inventory(folder, self._index, self._losses)
-        return folder
+            log("folder of pages can't be used: no pages are kept on disk", extra=extra)
+            return []
+
+    def _take(self, folder: PageFolder) -> list[PageInfo]:
+        index = PageIndex(self._index.budget_bytes)
+        found = take_inventory(folder, index, self._losses)
+        with self._lock:
+            self._folder, self._index = folder, index
+        return found
 
     def _store(self, write: _Write) -> None:
         error = _attempt(partial(self._put, write), LossCause.WRITE_FAILED)

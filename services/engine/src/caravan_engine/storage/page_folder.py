@@ -36,9 +36,14 @@ class PageFolder:
     """Reads and writes from any thread; the caller keeps two from changing the same page at once.
 
     Methods raise OSError as the system says, and PageFileError for contents that are not right.
+
+    Args:
+        path: The folder.
+        identity: Of the context that pages come from and go to.
+        lock: On the folder; None where no other process has a reason to use it.
     """
 
-    def __init__(self, path: Path, identity: PageIdentity, lock: BinaryIO) -> None:
+    def __init__(self, path: Path, identity: PageIdentity, lock: BinaryIO | None = None) -> None:
         self._path = path
         self._identity = identity
         self._lock = lock
@@ -68,7 +73,8 @@ class PageFolder:
 
     def close(self) -> None:
         """Gives the lock back; nothing may be called afterwards."""
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def scan(self, most: int) -> Iterator[PageHeader | PageFileError]:
         """Yields the headers of the `most` pages used last, the one used longest ago first.

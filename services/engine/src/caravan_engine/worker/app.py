@@ -13,9 +13,8 @@ from functools import partial
 from caravan.engine.v1 import worker_service_pb2 as worker_pb
 from caravan.engine.v1 import worker_stats_pb2 as stats_pb
 from caravan_engine.backends.llama_cpp import KvType, LlamaCppBackend, LlamaCppSettings
-from caravan_engine.control.events import LoadPhase, ModelDetails, Progress, Ready
+from caravan_engine.control.events import LoadPhase, Progress, Ready
 from caravan_engine.control.settings import WorkerSettings
-from caravan_engine.domain.errors import DrainingError
 from caravan_engine.domain.kv_numbers import KvUnit
 from caravan_engine.domain.model_facts import DeviceMemory, ModelFacts, Pooling
 from caravan_engine.domain.paging.kv_setup import make_kv_manager
@@ -29,17 +28,26 @@ from caravan_engine.prompts.renderer import ChatRenderer, RendererLimits, Templa
 from caravan_engine.rpc.checkpoint_report import CheckpointReport
 from caravan_engine.rpc.convert_pages import PageLimits
 from caravan_engine.rpc.convert_stats import WorkerFacts, to_stats
-from caravan_engine.rpc.worker_servicer import ServedModel, WorkerReports, WorkerServicer
+from caravan_engine.rpc.worker_servicer import (
+    ServedModel,
+    WorkerOrders,
+    WorkerReports,
+    WorkerServicer,
+    forget_nothing,
+)
 from caravan_engine.runtime.engine_loop import EngineLoop
 from caravan_engine.runtime.output_stream import LoopNotifier
 from caravan_engine.runtime.page_mover import PagedMemory
 from caravan_engine.runtime.retained_streams import RetainedStreams
 from caravan_engine.storage.checksums import checksum
 from caravan_engine.storage.disk_pages import DiskPages
+from caravan_engine.worker.details import model_details
+from caravan_engine.worker.draining import Draining
+from caravan_engine.worker.handover import Handover, open_handover
 from caravan_engine.worker.host_pipe import HostPipe
 from caravan_engine.worker.memory import resident_bytes
 from caravan_engine.worker.metrics_log import open_metrics_log
-from caravan_engine.worker.page_disk import open_page_disk
+from caravan_engine.worker.page_disk import open_page_disk, page_preparation, take_over
 from caravan_engine.worker.paging import kv_options, warm_up
 from caravan_engine.worker.streams import open_streams
 from caravan_engine.worker.threads import in_thread
@@ -84,7 +92,8 @@ class WorkerApp:
         self._engine: EngineLoop | None = None
         self._disk: DiskPages | None = None
         self._retained: RetainedStreams | None = None
-        self._server: RpcServer | None = None
+        self._handover: Handover | None = None
+        self._draining: Draining | None = None
         self._resources = contextlib.AsyncExitStack()
 
     async def start(self) -> None:
@@ -103,7 +112,8 @@ class WorkerApp:
 
     async def drain(self) -> None:
         """Takes no new requests and lets the running ones finish, for a time."""
-        await self._drain(self._settings.drain_timeout_s)
+        if self._draining is not None:
+            await self._draining.drain(self._settings.drain_timeout_s, hands_over=True)
 
     async def stop(self) -> None:
         """Ends what is left and frees everything."""
@@ -132,7 +142,7 @@ class WorkerApp:
         self._start_metrics_log(engine, stats)
         model = self._served_model(pooling_of(facts))
         server = await self._start_server(engine, prompts, stats, model)
-        details = _details(
+        details = model_details(
             facts,
             limits,
             vocabulary_size=backend.vocabulary.size,
@@ -225,16 +235,28 @@ class WorkerApp:
     async def _open_memory(self, backend: LlamaCppBackend, bytes_per_token: int) -> PagedMemory:
         options = kv_options(self._settings, backend, bytes_per_token)
         self._tell_unit(backend)
+        self._handover = await in_thread(partial(self._open_handover, backend, bytes_per_token))
         self._disk = disk = await in_thread(
             partial(open_page_disk, self._settings, backend.layout, self._wake_engine)
         )
         if disk is None:
             return PagedMemory(make_kv_manager(options), checksum)
         self._resources.push_async_callback(in_thread, disk.close)
+        taking_over = asyncio.create_task(take_over(disk), name="take-over")
+        self._resources.callback(taking_over.cancel)
         kv = make_kv_manager(options, disk)
         if kv.store:
             kv.store.found_on_disk(disk.found())
         return PagedMemory(kv, checksum)
+
+    def _open_handover(self, backend: LlamaCppBackend, bytes_per_token: int) -> Handover | None:
+        cell_bytes = bytes_per_token * backend.facts.num_cells
+        handover = open_handover(
+            self._settings, backend.layout, can_cut=backend.can_cut, cell_bytes=cell_bytes
+        )
+        if handover is not None:
+            self._resources.callback(handover.close)
+        return handover
 
     def _tell_unit(self, backend: LlamaCppBackend) -> None:
         """Says by what memory is kept, and why not by pages."""
@@ -285,16 +307,19 @@ class WorkerApp:
         stats: Callable[[], stats_pb.WorkerStats],
         model: ServedModel,
     ) -> RpcServer:
+        settings = self._settings
         server = RpcServer(
-            self._settings.address,
+            settings.address,
             tls=self._tls,
             request_limit_bytes=_REQUEST_LIMIT_BYTES,
             tracing=self._tracing.calls,
         )
         self._start_tracing()
+        preparation = page_preparation(settings, engine, self._disk, self._handover)
         streams, journal, self._retained = await open_streams(
-            self._settings, engine, self._disk, self._tls, self._resources
+            settings, engine, preparation, self._tls, self._resources
         )
+        self._draining = Draining(engine, server, self._handover, settings.handover.time_s)
         servicer = WorkerServicer(
             engine,
             prompts,
@@ -308,10 +333,12 @@ class WorkerApp:
                     streams,
                     journal,
                     self._disk.stats if self._disk else None,
-                    replica_index=self._settings.replica_index,
+                    replica_index=settings.replica_index,
                 ),
             ),
-            drain=self._drain,
+            orders=WorkerOrders(
+                self._draining.drain, self._handover.forget if self._handover else forget_nothing
+            ),
         )
         server.add(
             servicer,
@@ -319,7 +346,6 @@ class WorkerApp:
             peers=("gateway", "engine"),
         )
         await server.start()
-        self._server = server
         self._resources.push_async_callback(server.stop, _END_GRACE_S)
         self._resources.callback(servicer.end_watches)
         server.set_all_serving(True)
@@ -329,19 +355,6 @@ class WorkerApp:
         address = self._settings.telemetry_address
         if address is not None:
             self._tracing.start_towards(address, self._tls, self._resources)
-
-    async def _drain(self, timeout_s: float) -> int:
-        """Waits until nothing runs; ends the rest after `timeout_s` and returns how many."""
-        if self._engine is None or self._server is None:
-            return 0
-        self._server.set_all_serving(False)
-        drained = asyncio.wrap_future(self._engine.drain())
-        try:
-            async with asyncio.timeout(timeout_s):
-                await asyncio.shield(drained)
-        except TimeoutError:
-            return await asyncio.wrap_future(self._engine.end_all(DrainingError()))
-        return 0
 
     def _served_model(self, pooling: Pooling | None) -> ServedModel:
         settings = self._settings
@@ -369,23 +382,3 @@ def _template_variables(facts: ModelFacts, backend: LlamaCppBackend) -> dict[str
     named = {"bos_token": facts.bos, "eos_token": facts.eos}
     texts = backend.vocabulary.control_texts
     return {name: texts.get(token, "") for name, token in named.items() if token is not None}
-
-
-def _details(
-    facts: ModelFacts,
-    limits: SchedulerLimits,
-    *,
-    vocabulary_size: int,
-    has_chat_template: bool,
-    kv_unit: KvUnit,
-) -> ModelDetails:
-    return ModelDetails(
-        architecture=facts.architecture,
-        description=facts.description,
-        context_tokens=limits.context_tokens,
-        cell_count=facts.num_cells,
-        vocabulary_size=vocabulary_size,
-        layer_count=facts.num_layers,
-        has_chat_template=has_chat_template,
-        kv_unit=kv_unit,
-    )

@@ -1,15 +1,21 @@
-"""Makes a worker's disk tier of its settings."""
+"""Makes a worker's disk tier of its settings, and what looks there and elsewhere for pages."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Callable
 from functools import partial
 
 from caravan_engine.config import DISK_QUEUE_BYTES
 from caravan_engine.control.settings import WorkerSettings
 from caravan_engine.domain.paging.page_image import root_key
-from caravan_engine.domain.request import GenerationRequest
+from caravan_engine.runtime.engine_loop import EngineLoop
+from caravan_engine.runtime.handover_arrival import HandoverArrival, Prepare
 from caravan_engine.runtime.page_adoption import PageAdoption, prepare_nothing
 from caravan_engine.storage.disk_pages import DiskPages, DiskSettings
 from caravan_engine.storage.page_files import Codec, PageIdentity
+from caravan_engine.worker.handover import Handover
+from caravan_engine.worker.threads import in_thread
+
+_LOOK_INTERVAL_S = 0.5
 
 
 def open_page_disk(
@@ -45,11 +51,26 @@ def open_page_disk(
     )
 
 
+async def take_over(disk: DiskPages) -> None:
+    """Returns when the tier has its folder, which the worker may have that this one replaces."""
+    is_there = await in_thread(disk.take_over)
+    while not is_there:
+        await asyncio.sleep(_LOOK_INTERVAL_S)
+        is_there = await in_thread(disk.take_over)
+
+
 def page_preparation(
-    settings: WorkerSettings, disk: DiskPages | None
-) -> Callable[[GenerationRequest], Awaitable[None]]:
-    """Returns what gets the pages of a request that another worker began."""
-    if disk is None:
-        return prepare_nothing
-    root_of = partial(root_key, settings.model_digest)
-    return PageAdoption(disk.adopt, root_of=root_of, page_size=settings.kv.page_size).prepare
+    settings: WorkerSettings, engine: EngineLoop, disk: DiskPages | None, handover: Handover | None
+) -> Prepare:
+    """Returns what gets the pages of a request that another worker began.
+
+    What a drained worker left goes before what is on disk: it is all that there was.
+    """
+    prepare: Prepare = prepare_nothing
+    if disk is not None:
+        root_of = partial(root_key, settings.model_digest)
+        page_size = settings.kv.page_size
+        prepare = PageAdoption(disk.adopt, root_of=root_of, page_size=page_size).prepare
+    if handover is not None:
+        prepare = HandoverArrival(handover.take, engine.take_in, prepare).prepare
+    return prepare

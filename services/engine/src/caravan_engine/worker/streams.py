@@ -10,11 +10,10 @@ from caravan_engine.rpc.request_journaling import NoJournal, RunJournal
 from caravan_engine.rpc.stream_keeping import StreamKeeping
 from caravan_engine.rpc.stream_recovery import StreamRecovery
 from caravan_engine.runtime.engine_loop import EngineLoop
+from caravan_engine.runtime.handover_arrival import Prepare
 from caravan_engine.runtime.request_journal import RequestJournal
 from caravan_engine.runtime.retained_streams import RetainedStreams
-from caravan_engine.storage.disk_pages import DiskPages
 from caravan_engine.worker.journal import open_journal
-from caravan_engine.worker.page_disk import page_preparation
 from caravan_engine.worker.retention import open_retained_streams
 from caravan_engine.worker.threads import in_thread
 from caravan_rpckit.tls import TlsIdentity
@@ -23,7 +22,7 @@ from caravan_rpckit.tls import TlsIdentity
 async def open_streams(
     settings: WorkerSettings,
     engine: EngineLoop,
-    disk: DiskPages | None,
+    prepare: Prepare,
     tls: TlsIdentity,
     resources: AsyncExitStack,
 ) -> tuple[StreamRecovery, RequestJournal | None, RetainedStreams]:
@@ -38,7 +37,7 @@ async def open_streams(
         engine,
         retained,
         RunJournal(journal) if journal else NoJournal(),
-        page_preparation(settings, disk),
+        prepare,
         model=settings.model,
         digest=settings.model_digest,
     )

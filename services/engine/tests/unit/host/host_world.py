@@ -62,7 +62,7 @@ class Digests:
 class World:
     """Models on a pretended disk, workers that do as told."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, can_overlap: bool = True) -> None:
         self.files = {name: ModelFile(name, Path(f"/models/{name}.gguf"), 10) for name in "abc"}
         self.files["broken"] = ModelFile("broken", Path("/x"), fault="does not exist")
         self.needs = {"a": MemoryNeed(60), "b": MemoryNeed(60), "c": MemoryNeed(10, 1000)}
@@ -70,6 +70,7 @@ class World:
         self.workers: list[FakeWorker] = []
         self.worker_started = asyncio.Event()
         self.drained: list[float] = []
+        self.handed_over: list[int] = []  # ports of the workers that were to
         self.drain_gate = asyncio.Event()
         self.drain_gate.set()
         self.hash_gate = threading.Event()
@@ -83,6 +84,7 @@ class World:
             budget=self.budget,
             supervise=self._supervise,
             drain=self._drain,
+            can_overlap=can_overlap,
         )
         self.manager = ModelManager(registry, tools, max_watchers=8)
 
@@ -110,8 +112,9 @@ class World:
         self.worker_started.set()
         return worker
 
-    async def _drain(self, _port, timeout_s):
+    async def _drain(self, port, timeout_s, *, hands_over):
         self.drained.append(timeout_s)
+        self.handed_over += [port] if hands_over else []
         await self.drain_gate.wait()
         return 2
 

@@ -932,16 +932,20 @@ class DrainRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    HANDS_OVER_FIELD_NUMBER: _builtins.int
     timeout_ms: _builtins.int
     """How long running requests may take to finish."""
+    hands_over: _builtins.bool
+    """Whether somebody may take over what the rest has in memory."""
     def __init__(
         self,
         *,
         timeout_ms: _builtins.int = ...,
+        hands_over: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hands_over", b"hands_over", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

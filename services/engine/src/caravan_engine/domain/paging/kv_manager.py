@@ -6,8 +6,7 @@ store's; whom to seat, and whom to park, is the scheduler's.
 
 from collections.abc import Callable, Collection, Iterable
 
-from caravan_engine.domain.kv_numbers import KvSnapshot, KvUnit, MoveTimes, StoredPages
-from caravan_engine.domain.paging.cell_map import CellMap
+from caravan_engine.domain.kv_numbers import KvSnapshot, MoveTimes
 from caravan_engine.domain.paging.cell_work import CellWork
 from caravan_engine.domain.paging.checkpoints import Checkpoints
 from caravan_engine.domain.paging.compaction import Compactor
@@ -16,6 +15,7 @@ from caravan_engine.domain.paging.page_costs import PageCosts
 from caravan_engine.domain.paging.page_store import PageStore
 from caravan_engine.domain.paging.place import Place, filing_of
 from caravan_engine.domain.paging.prefix_tree import Match, PageNode, common_length
+from caravan_engine.domain.paging.snapshot import snapshot_of
 from caravan_engine.domain.pooling import Pooler
 from caravan_engine.domain.sequence import Sequence
 from caravan_engine.domain.spoilt import spoilt_by
@@ -55,7 +55,7 @@ class KvManager:
         checkpoints: Checkpoints | None = None,
     ) -> None:
         self._work = work
-        self._cells = work.cells
+        self.cells = work.cells
         self.store = store
         self._costs = costs
         self._root_of = root_of
@@ -103,16 +103,25 @@ class KvManager:
             self.checkpoints.left(sequence)
         self._unfiled.discard(sequence)
 
-    def park(self, sequence: Sequence, now: float) -> None:
-        """Frees a sequence's cells for a time; its pages go where it finds them again."""
+    def park(self, sequence: Sequence, now: float, *, leaves: bool = False) -> None:
+        """Frees a sequence's cells for a time; its pages go where it finds them again.
+
+        If it `leaves` for another worker all of them go to host memory.
+        """
         place = self._places.pop(sequence)
         self._let_go(sequence)
         nodes = self._file(sequence, place, now)
         self._pin(sequence, nodes)
         if self.checkpoints:
             self.checkpoints.parked(nodes, place.seat)
+        if self.store and leaves:
+            self.store.bring_out(nodes, place.seat, sequence.num_computed)
         self._work.release(place.seat)
         sequence.num_computed = 0
+
+    def parked_pages(self, sequence: Sequence) -> Collection[PageNode]:
+        """Returns the pages that a parked sequence will need, each after the one before it."""
+        return self._pinned.get(sequence, ())
 
     def begin_again(self, sequence: Sequence) -> None:
         """Forgets what a sequence has in the cells, whose state is unknown."""
@@ -126,7 +135,7 @@ class KvManager:
 
     def computed(self, sequence: Sequence, start: int, num: int) -> None:
         """Notes what a step put into the cells, in the order of its batch."""
-        self._cells.take(self._places[sequence].seat, start, num)
+        self.cells.take(self._places[sequence].seat, start, num)
         sequence.num_computed = start + num
 
     def moved(self, result: StepResult) -> Collection[int]:
@@ -157,10 +166,10 @@ class KvManager:
 
     def make_room(self, num: int) -> bool:
         """Lets idle pages leave the cells; returns whether so many are free then."""
-        missing = num - self._cells.num_free
+        missing = num - self.cells.num_free
         if missing > 0 and self.store:
             self.store.free_cells(missing)
-        return self._cells.num_free >= num
+        return self.cells.num_free >= num
 
     def tidy(self, now: float) -> None:
         """Does what keeps the cells in order between steps."""
@@ -214,8 +223,9 @@ class KvManager:
         if self._places:
             return
         if self.store:
-            self.store.clear_shelf()
-        if not self._cells.num_used:
+            for node in self.store.shelf:
+                self.store.unshelve(node)
+        if not self.cells.num_used:
             self._work.wipe()
             self._is_wipe_due = False
 
@@ -227,17 +237,12 @@ class KvManager:
     @property
     def num_free(self) -> int:
         """Cells that nobody has."""
-        return self._cells.num_free
+        return self.cells.num_free
 
     @property
     def num_idle(self) -> int:
         """Cells at most that idle pages could give up."""
         return self.store.shelf.num_tokens if self.store else 0
-
-    @property
-    def cells(self) -> CellMap:
-        """Where things are."""
-        return self._cells
 
     @property
     def reads_ahead(self) -> bool:
@@ -250,17 +255,10 @@ class KvManager:
         return self.store is not None and self.store.host.budget_bytes > 0
 
     def snapshot(self) -> KvSnapshot:
-        """Returns the numbers of this moment; costs the same however many pages there are."""
-        cells, store = self._cells, self.store
-        return KvSnapshot(
-            unit=KvUnit.PAGES if self._shares else KvUnit.SEQUENCES,
-            page_size=store.tree.page_size if store and self._shares else 0,
-            num_used_cells=cells.num_used,
-            num_computing_cells=cells.num_computing,
-            highest_used_cell=cells.highest_used,
-            num_seated=len(self._places),
-            stored=store.numbers() if store else StoredPages(),
-            moves=self._move_times,
+        """Returns the numbers of this moment."""
+        shares, num_seated = self._shares, len(self._places)
+        return snapshot_of(
+            self.cells, self.store, self._move_times, num_seated=num_seated, shares=shares
         )
 
     def num_missing(self, sequence: Sequence) -> int:
@@ -279,7 +277,7 @@ class KvManager:
     def num_exclusive(self, sequence: Sequence) -> int:
         """Cells that would be free without a sequence."""
         place = self._places.get(sequence)
-        return self._cells.num_exclusive(place.seat) if place else 0
+        return self.cells.num_exclusive(place.seat) if place else 0
 
     # ── beginnings ──
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from caravan_engine.domain.kv_numbers import StoredPages
 from caravan_engine.domain.paging.cell_work import CellWork
 from caravan_engine.domain.paging.filing import Filing
 from caravan_engine.domain.paging.page_costs import PageCosts
@@ -151,6 +150,12 @@ class PageStore:
         if not (node.is_stored or node.is_on_its_way or self._export(node, seq_id)):
             self.drop(node)  # nor can be reached what follows
 
+    def bring_out(self, nodes: Iterable[PageNode], seq_id: int, num_tokens: int) -> None:
+        """Wants images of pages of a sequence, of which so much is computed, that have none."""
+        for node in nodes:
+            if not (node.image or node.is_being_exported) and node.info.end <= num_tokens:
+                self._export(node, seq_id)
+
     def _export(self, node: PageNode, seq_id: int) -> bool:
         """Wants an image of a page; returns whether there is room for one."""
         if not self.host.has_room_for(len(node.tokens)):
@@ -247,25 +252,36 @@ class PageStore:
                 self.drop_if_lost(node)
 
     def _hear_of_dropped(self, news: DiskNews) -> None:
-        match news:
-            case PageWritten(key):
-                self.forget_on_disk((key,))
-            case PageRead(image):
-                image.zero()
-            case PageLost():
-                pass
+        if isinstance(news, PageWritten):
+            self.forget_on_disk((news.key,))
+        elif isinstance(news, PageRead):
+            news.image.zero()
 
     def found_on_disk(self, pages: Iterable[PageInfo]) -> None:
         """Takes pages that were on disk at the start, each after the one before it."""
         for info in pages:
-            parent = self._by_key.get(info.parent)
-            if parent is None and info.start == 0:
-                parent = self.tree.root(info.root)
-            if parent is None:
+            if node := self._place_of(info):
+                node.is_on_disk = True
+            else:
                 self.forget_on_disk((info.key,))
-                continue
-            node = self._by_key.get(info.key) or self._add(parent, info.tokens, 0.0)
-            node.is_on_disk = True
+
+    def take_in(self, images: Iterable[PageImage]) -> None:
+        """Takes pages that another worker computed, each after the one before it."""
+        for image in images:
+            has_room = self.host.has_room_for(len(image.info.tokens))
+            node = self._place_of(image.info) if has_room else None
+            if node and node.image is None:
+                self.host.add(node, image)
+        self.fit_host()
+
+    def _place_of(self, info: PageInfo) -> PageNode | None:
+        """Returns a page's node, which is made if need be; None without the page before it."""
+        parent = self._by_key.get(info.parent)
+        if parent is None and info.start == 0:
+            parent = self.tree.root(info.root)
+        if parent is None:
+            return None
+        return self._by_key.get(info.key) or self._add(parent, info.tokens, 0.0)
 
     # ── making room ──
 
@@ -299,11 +315,6 @@ class PageStore:
                 break
             self.unshelve(node)
         return self._work.cells.num_free - before
-
-    def clear_shelf(self) -> None:
-        """Takes all idle pages out of the cells."""
-        for node in self.shelf:
-            self.unshelve(node)
 
     def unshelve(self, node: PageNode) -> None:
         """Takes an idle page out of the cells, to host memory if there is room."""
@@ -373,20 +384,6 @@ class PageStore:
         """Has files of pages removed, whatever the tree says of them."""
         if self._disk and keys:
             self._disk.forget(keys)
-
-    def numbers(self) -> StoredPages:
-        """Returns the numbers of this moment; costs the same however many pages there are."""
-        return StoredPages(
-            num_idle=len(self.shelf),
-            num_host=len(self.host),
-            num_host_bytes=self.host.num_bytes,
-            num_host_tokens=self.host.num_tokens,
-            host_budget_bytes=self.host.budget_bytes,
-            num_cell_evictions=self.num_cell_evictions,
-            num_host_evictions=self.num_host_evictions,
-            num_coalesced=self.num_coalesced,
-            num_damaged=self.num_damaged,
-        )
 
     @property
     def num_pages(self) -> int:

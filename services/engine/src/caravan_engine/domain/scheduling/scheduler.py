@@ -66,6 +66,7 @@ class Scheduler:
         self._readers = ReaderWatch(limits)
         self._free_seats = list(reversed(range(limits.num_seats)))
         self._running: dict[int, Sequence] = {}  # by seat, in order of admission
+        self._departing: dict[SequenceGroup, None] = {}
 
     # ── the verbs ──
 
@@ -111,15 +112,36 @@ class Scheduler:
 
     def cancel(self, group: SequenceGroup, now: float) -> None:
         """Ends a request whose caller left; nothing happens if it is over already."""
-        if group.live:
-            self._fail(group, RequestCancelledError(), now)
+        self.end(group, RequestCancelledError(), now)
 
     def end_all(self, error: CaravanError, now: float) -> int:
         """Ends every request with `error`; returns how many there were."""
-        groups = [*self._queue, *groups_of(self.running), *self._readers.put_aside]
-        for group in groups:
+        running = groups_of(self.running)
+        groups = [*self._queue, *running, *self._readers.put_aside, *self._departing]
+        return self._end_some(groups, error, now)
+
+    def end_new(self, error: CaravanError, now: float) -> int:
+        """Ends every request with `error` that has no memory worth keeping; returns how many."""
+        groups = [each for each in self._queue if not each.num_parkings]
+        groups += [each for each in groups_of(self.running) if _is_embedding(each)]
+        return self._end_some(groups, error, now)
+
+    def take_aside(self, now: float) -> SequenceGroup | None:
+        """Parks one that is to go on elsewhere, first who is parked already; `end` ends it."""
+        parked = [each for each in (*self._queue, *self._readers.put_aside) if each.num_parkings]
+        group = next(iter((*parked, *groups_of(self.running))), None)
+        if group is not None:
+            self._readers.forget(group)
+            if group in self._queue:
+                self._leave_queue(group, now)
+            self._unseat(group, now, leaves=True)
+            self._departing[group] = None
+        return group
+
+    def end(self, group: SequenceGroup, error: CaravanError, now: float) -> None:
+        """Ends a request, unless it is over."""
+        if group.live:
             self._fail(group, error, now)
-        return len(groups)
 
     # ── what it looks like now ──
 
@@ -141,7 +163,8 @@ class Scheduler:
     @property
     def is_idle(self) -> bool:
         """Whether nobody runs or waits."""
-        return not (self._running or len(self._queue) or self._readers.put_aside)
+        others = self._readers.put_aside or self._departing
+        return not (self._running or len(self._queue) or others)
 
     def next_wakeup(self) -> float | None:
         """Returns the next moment at which time alone changes something."""
@@ -264,15 +287,18 @@ class Scheduler:
     def _park(self, group: SequenceGroup, now: float) -> None:
         """Takes the seats of a request; it goes on later where it was."""
         group.num_parkings += 1
+        self._unseat(group, now)
+        self._observer.parked(group, now)
+        if not self._readers.put_away(group):
+            self._queue.requeue(group, now)
+
+    def _unseat(self, group: SequenceGroup, now: float, *, leaves: bool = False) -> None:
         for sequence in group.live:
             if sequence.seat is not None:
                 del self._running[sequence.seat]
                 self._free_seats.append(sequence.seat)
-                self._kv.park(sequence, now)
+                self._kv.park(sequence, now, leaves=leaves)
                 sequence.seat = None
-        self._observer.parked(group, now)
-        if not self._readers.put_away(group):
-            self._queue.requeue(group, now)
 
     # ── after a step ──
 
@@ -334,11 +360,17 @@ class Scheduler:
     def _fail(self, group: SequenceGroup, error: CaravanError, now: float) -> None:
         """Takes a request out of wherever it is, and ends it."""
         self._readers.forget(group)
+        self._departing.pop(group, None)
         if group in self._queue:
             self._leave_queue(group, now)
         for sequence in tuple(group.live):
             self._leave(sequence, now)
         self._end(group, error, now)
+
+    def _end_some(self, groups: list[SequenceGroup], error: CaravanError, now: float) -> int:
+        for group in groups:
+            self._fail(group, error, now)
+        return len(groups)
 
     def _end(self, group: SequenceGroup, error: CaravanError, now: float) -> None:
         for sequence in tuple(group.live):
@@ -355,6 +387,10 @@ class Scheduler:
             del self._running[sequence.seat]
             self._free_seats.append(sequence.seat)
             sequence.seat = None
+
+
+def _is_embedding(group: SequenceGroup) -> bool:
+    return any(isinstance(each.work, Pooler) for each in group.live)
 
 
 def _is_past(moment: float | None, now: float) -> bool:
