@@ -129,6 +129,23 @@ async def test_an_empty_file_goes_too_but_not_at_once(accounts, ingest, tmp_path
     assert ingest.ids == []
 
 
+async def test_a_worker_found_just_beginning_is_not_taken_for_dead(
+    accounts, ingest, tmp_path, fake_clock
+):
+    (tmp_path / "alive.db").touch()
+    await accounts.look()
+    file = worker_file(tmp_path, "alive", "u1")
+    for _ in range(2):
+        fake_clock.advance(60)
+        await accounts.look()
+    assert ingest.ids == []
+    file.close()
+    await accounts.look()
+    fake_clock.advance(60)
+    await accounts.look()
+    assert ingest.ids == ["u1"]
+
+
 async def test_a_damaged_file_is_put_aside(accounts, tmp_path, caplog):
     (tmp_path / "worker.db").write_bytes(b"this is no database at all" * 400)
     await accounts.look()

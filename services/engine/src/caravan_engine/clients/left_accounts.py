@@ -87,14 +87,16 @@ class LeftAccounts:
                 await self._give_up(name, error)
 
     async def _look_at(self, name: str) -> None:
-        records = await asyncio.to_thread(self._files.read, name)
-        if records is None:  # its worker lives
-            self._found_s.pop(name, None)
+        found_s = self._found_s.get(name)
+        is_due = found_s is not None and self._clock() >= found_s + self._wait_s
+        if found_s is not None and not is_due:
             return
-        found_s = self._found_s.setdefault(name, self._clock())
-        # An empty one waits too: a worker may be about to begin it.
-        is_due = self._clock() >= found_s + self._wait_s
-        if is_due and await self._deliver(_parsed(records)):
+        records = await asyncio.to_thread(self._files.read, name)
+        if records is None:  # its worker lives, perhaps after it was found just beginning
+            self._found_s.pop(name, None)
+        elif not is_due:
+            self._found_s[name] = self._clock()
+        elif await self._deliver(_parsed(records)):
             await asyncio.to_thread(self._files.remove, name)
             self._found_s.pop(name, None)
 
