@@ -61,10 +61,11 @@ def await_no_accounts(stack):
     """Waits until no account of a dead worker is left; those that live have theirs."""
     folder = stack.home / "engine" / "accounts"
 
-    def few():
-        return len(list(folder.glob("*.db"))) <= len(stack.workers())
+    def none():
+        held = {file.path for worker in stack.workers() for file in worker.open_files()}
+        return all(str(path) in held for path in folder.glob("*.db"))
 
-    wait_until(few, timeout_s=120, what="the end of the accounts of dead workers")
+    wait_until(none, timeout_s=150, what="the end of the accounts of dead workers")
     assert list(folder.glob("*.damaged")) == []
 
 

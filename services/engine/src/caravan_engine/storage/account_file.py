@@ -61,11 +61,11 @@ class AccountFile:
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._path.touch(mode=0o600)  # what SQLite makes beside it is as private
             connection = sqlite3.connect(self._path, timeout=0, check_same_thread=False)
             try:
                 _prepare(connection, self._max_pages)
-                self._path.chmod(0o600)
-            except (sqlite3.Error, OSError):
+            except sqlite3.Error:
                 connection.close()
                 raise
             self._connection = connection
