@@ -99,12 +99,16 @@ def client(traced_stack):
 
 @pytest.fixture(scope="module")
 def program_spans():
-    """What this program's own tracing records, as a user would have set it up."""
+    """What this program's own tracing records, as a user would have set it up.
+
+    Not as the global provider, which can't be taken back: later tests are of programs without.
+    """
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    otel.set_tracer_provider(provider)
-    return exporter
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("opentelemetry.trace.get_tracer", provider.get_tracer)
+        yield exporter
 
 
 def trace_of(client, request_id, *, spans):

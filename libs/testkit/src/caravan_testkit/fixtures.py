@@ -30,12 +30,12 @@ def caravan_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def logging_stays() -> Iterator[None]:
-    """Fails a test that leaves the process's logging changed: later ones would depend on it."""
-    before = _logging_state()
+def process_stays() -> Iterator[None]:
+    """Fails a test that leaves logging or tracing of the process changed for later ones."""
+    before = _logging_state(), _tracer_provider()
     yield
-    if _logging_state() != before:
-        pytest.fail("the test leaves handlers, level or hooks of logging changed")
+    if (_logging_state(), _tracer_provider()) != before:
+        pytest.fail("the test leaves logging or tracing changed")
 
 
 def _logging_state() -> tuple[object, ...]:
@@ -43,6 +43,12 @@ def _logging_state() -> tuple[object, ...]:
     # Pytest changes its own ones from phase to phase.
     handlers = [each for each in root.handlers if not type(each).__module__.startswith("_pytest")]
     return handlers, root.level, sys.excepthook, threading.excepthook
+
+
+def _tracer_provider() -> object:
+    trace = sys.modules.get("opentelemetry.trace")  # who hasn't imported it can't have set one
+    provider = None if trace is None else trace.get_tracer_provider()
+    return None if type(provider).__name__ == "ProxyTracerProvider" else provider
 
 
 @pytest.fixture(scope="session")
