@@ -1,6 +1,7 @@
-import pytest
+import subprocess
+import sys
 
-pytest_plugins = ["pytester"]
+import pytest
 
 ADDS_A_HANDLER = """
 import logging
@@ -27,18 +28,22 @@ def test_asks_pytest(caplog):
 
 
 @pytest.fixture
-def run(pytester):
+def run(tmp_path):
+    """Runs a test in a process of its own and returns the last line that pytest prints."""
+
     def run(test):
-        pytester.makepyfile(test)
-        return pytester.runpytest_subprocess("-p", "no:cacheprovider")
+        (tmp_path / "test_it.py").write_text(test)
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_it.py"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        return done.stdout.splitlines()[-1]
 
     return run
 
 
 @pytest.mark.parametrize("test", [ADDS_A_HANDLER, SETS_A_PROVIDER], ids=["logging", "tracing"])
 def test_a_test_that_leaves_the_process_changed_fails(run, test):
-    run(test).assert_outcomes(passed=1, errors=1)
+    assert run(test).startswith("1 passed, 1 error in ")
 
 
 def test_what_pytest_itself_changes_is_none_of_a_tests_business(run):
-    run(ASKS_PYTEST).assert_outcomes(passed=1)
+    assert run(ASKS_PYTEST).startswith("1 passed in ")
