@@ -216,7 +216,7 @@ class EngineStats:
     def stepped(self, result: StepResult, step_s: float, gauges: Gauges, now: float) -> None:
         """Takes the costs of a step and what it left."""
         with self._lock:
-            self._num_steps += 1
+            self._num_steps += bool(result.plan.chunks) and result.is_computed
             self._is_stepping = False
             self._decode_s += result.decode_s
             self._sample_s += result.sample_s

@@ -3,10 +3,11 @@ from types import SimpleNamespace
 import pytest
 
 from caravan_engine.domain.model_facts import Pooling
+from caravan_engine.domain.paging.moves import Release
 from caravan_engine.domain.request import EmbeddingRequest, GenerationRequest
 from caravan_engine.domain.sampling.options import SamplingOptions
 from caravan_engine.domain.sequence import RequestTimes
-from caravan_engine.domain.step import StepPlan, StepResult
+from caravan_engine.domain.step import Chunk, StepPlan, StepResult
 from caravan_engine.runtime.stats import BOUNDS, Distribution, EngineStats, Gauges
 
 GENERATION = GenerationRequest(
@@ -79,7 +80,8 @@ def test_a_bucket_holds_its_upper_bound_and_the_last_one_everything_above():
 
 def test_the_rate_looks_at_the_last_ten_seconds():
     stats = EngineStats(num_seats=1, num_cells=1)
-    result = StepResult(StepPlan(), tokens={0: 1, 1: 1}, decode_s=0.25, sample_s=0.125)
+    plan = StepPlan(chunks=(Chunk(0, 0, (1,), None),))
+    result = StepResult(plan, tokens={0: 1, 1: 1}, decode_s=0.25, sample_s=0.125)
     for second in range(100, 130):
         stats.stepped(result, 0.5, Gauges(num_running=2), second)
     snapshot = stats.snapshot(waiting={}, now=129.9)
@@ -87,6 +89,21 @@ def test_the_rate_looks_at_the_last_ten_seconds():
     assert (snapshot.num_steps, snapshot.decode_s, snapshot.step_s) == (30, 7.5, 15.0)
     assert snapshot.gauges.num_running == 2
     assert stats.snapshot(waiting={}, now=200).output_tokens_per_s == 0
+
+
+def test_a_step_that_only_moves_pages_or_fails_is_not_counted_among_those_that_computed():
+    stats = EngineStats(num_seats=1, num_cells=1)
+    moves_only = StepPlan((Release(0),))
+    computing = StepPlan((Release(0),), (Chunk(0, 0, (1,), None),))
+    results = [
+        StepResult(moves_only),
+        StepResult(computing, failure_code=-3),
+        StepResult(computing),
+    ]
+    for result in results:
+        stats.stepped(result, 0.5, Gauges(), 1.0)
+    snapshot = stats.snapshot(waiting={}, now=2.0)
+    assert (snapshot.num_steps, snapshot.step_s) == (1, 1.5)
 
 
 def test_each_input_is_looked_up_once_however_often_its_request_is_parked():
