@@ -162,6 +162,7 @@ class EngineApp:
             budget=self._budget,
             supervise=self._supervisor_maker(),
             drain=self._drain_worker,
+            share_cores=self._workers.share_cores,
             drain_timeout_s=self._settings.workers.drain_timeout_s,
             can_overlap=not self._settings.journal.enabled,  # one worker at a time can write it
         )

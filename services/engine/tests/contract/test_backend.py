@@ -218,3 +218,13 @@ def test_zeroing_all_memory_leaves_a_backend_as_new(backend):
     assert faults(backend, {}) == []
     assert np.array_equal(decode(backend, chunk(0, 0, PROMPT)), fresh)
     assert faults(backend, {0: len(PROMPT)}) == []
+
+
+def test_sharing_the_cores_changes_nothing_but_the_speed(backend):
+    before = decode(backend, chunk(0, 0, PROMPT)).argmax()
+    backend.share_cores(shares=True)
+    shared = decode(backend, chunk(1, 0, PROMPT)).argmax()
+    backend.share_cores(shares=False)
+    after = decode(backend, chunk(2, 0, PROMPT)).argmax()
+    assert before == shared == after
+    assert faults(backend, {seq_id: len(PROMPT) for seq_id in range(3)}) == []

@@ -99,6 +99,7 @@ class FakeBackend:
     vocabulary: FakeVocabulary = field(default_factory=FakeVocabulary)
     plans: list[StepPlan] = field(default_factory=list)
     is_closed: bool = False
+    shares_cores: bool = False
     num_seats: int | None = None
     num_wipes: int = 0
     refuses: Callable[[PageImage], bool] = lambda _image: False
@@ -228,6 +229,10 @@ class FakeBackend:
         row = np.full(VOCABULARY_SIZE, self.fill(history), np.float32)
         row[self.next_token(history)] += 10
         return row
+
+    def share_cores(self, *, shares: bool) -> None:
+        """See `domain.ports.Backend`."""
+        self.shares_cores = shares
 
     def close(self) -> None:
         """See `domain.ports.Backend`."""

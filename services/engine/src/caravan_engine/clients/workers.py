@@ -22,6 +22,7 @@ _log = logging.getLogger(__name__)
 _RETRY_S = 1.0
 _LOOK_INTERVAL_S = 1.0
 _DRAIN_MARGIN_S = 5.0
+_SHARE_TIMEOUT_S = 5.0
 
 
 class WorkerClient:
@@ -56,6 +57,17 @@ class WorkerClient:
             )
             return 0
         return int(answer.ended_request_count)
+
+    async def share_cores(self, port: int, *, shares: bool) -> None:
+        """Has the worker on `port` leave cores to another one, or take them back.
+
+        One that can't be reached is slower for a time, nothing else.
+        """
+        request = worker_pb.ShareCoresRequest(shares=shares)
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            async with self.channel(port) as channel:
+                stub = worker_grpc.WorkerServiceStub(channel)
+                await stub.ShareCores(request, timeout=_SHARE_TIMEOUT_S)
 
 
 class HangWatch:

@@ -148,6 +148,10 @@ class Backend(Protocol):
         """
         ...
 
+    def share_cores(self, *, shares: bool) -> None:
+        """Computes with half of its threads from the next step on, or with all of them again."""
+        ...
+
     def close(self) -> None:
         """Frees the model; nothing may be called afterwards."""
         ...

@@ -43,6 +43,14 @@ class DrainWorker(Protocol):
         ...
 
 
+class ShareCores(Protocol):
+    """Has a worker leave cores to another one, or take them back."""
+
+    async def __call__(self, port: int, *, shares: bool) -> None:
+        """Returns when it does, or can't be told."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicaTools:
     """What a model's workers need of the outside.
@@ -56,6 +64,7 @@ class ReplicaTools:
     make: Callable[[int], Supervisor]
     lend: Callable[[int], Callable[[], None] | None]
     drain: DrainWorker
+    share_cores: ShareCores
     drain_timeout_s: float
     on_change: Callable[[], None]
 
@@ -162,6 +171,7 @@ class ReplicaSet:
         before, after = self._supervisors[index], self._tools.make(index)
         drain = partial(self._tools.drain, hands_over=True)
         self._beside.add(after)
+        await self._share_cores(before, shares=True)
         after.start(restart_count=before.status.restart_count + 1)
         while self._stays(index, before) and after.status.state not in _SETTLED:
             self._changed.clear()
@@ -170,13 +180,21 @@ class ReplicaSet:
         if not self._stays(index, before) or after.status.state is not ReplicaState.READY:
             _log.warning("a worker is not replaced", extra={"detail": after.status.detail})
             await after.stop(drain, 0)
+            await self._share_cores(before, shares=False)
             return Drained()
         self._supervisors[index] = after
         self._beside.add(before)
         self._tools.on_change()
+        await self._share_cores(after, shares=True)
         num_ended = await before.stop(drain, timeout_s)
         self._beside.discard(before)
+        await self._share_cores(after, shares=False)
         return Drained(1, num_ended)
+
+    async def _share_cores(self, supervisor: Supervisor, *, shares: bool) -> None:
+        """Threads that wait for each other at every turn stand still without a core each."""
+        if (port := supervisor.status.port) is not None:
+            await self._tools.share_cores(port, shares=shares)
 
     def _stays(self, index: int, supervisor: Supervisor) -> bool:
         """Whether a replica is still wanted, and this one is still it."""

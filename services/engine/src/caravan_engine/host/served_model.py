@@ -19,7 +19,13 @@ from caravan_engine.host.errors import LoadAbandonedError
 from caravan_engine.host.models import EndpointView, LoadProgress, ModelState, ReplicaView
 from caravan_engine.host.placement import MemoryBudget, MemoryNeed
 from caravan_engine.host.registry import ModelFile
-from caravan_engine.host.replica_set import Drained, DrainWorker, ReplicaSet, ReplicaTools
+from caravan_engine.host.replica_set import (
+    Drained,
+    DrainWorker,
+    ReplicaSet,
+    ReplicaTools,
+    ShareCores,
+)
 from caravan_engine.host.supervisor import (
     ReplicaState,
     ReplicaStatus,
@@ -74,6 +80,7 @@ class LoadTools:
     budget: MemoryBudget
     supervise: Callable[[WorkerOrder, Callable[[], None], Callable[[Progress], None]], Supervisor]
     drain: DrainWorker
+    share_cores: ShareCores
     drain_timeout_s: float = 20.0  # for replicas that are too many
     can_overlap: bool = True  # whether a worker may start before the one that it replaces ends
 
@@ -230,6 +237,7 @@ class ServedModel:
                 make=self._supervisor,
                 lend=self._lend,
                 drain=self._tools.drain,
+                share_cores=self._tools.share_cores,
                 drain_timeout_s=self._tools.drain_timeout_s,
                 on_change=self._on_change,
             )

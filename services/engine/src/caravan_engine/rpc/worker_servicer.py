@@ -57,6 +57,10 @@ class Engine(GeneratingEngine, Protocol):
         """Zeroes and forgets a tenant's pages."""
         ...
 
+    def share_cores(self, *, shares: bool) -> Future[None]:
+        """Computes with half of its threads for a time."""
+        ...
+
     def stored_lengths(self, texts: Sequence[tuple[bytes, tuple[int, ...]]]) -> Future[list[int]]:
         """Tells how much of texts is stored."""
         ...
@@ -281,6 +285,14 @@ class WorkerServicer:
         _require_peer(call, "gateway")
         self._require_model(request.model)
         return await self._reports.checkpoints.prune(self._model.name)
+
+    async def ShareCores(
+        self, request: worker_pb.ShareCoresRequest, call: Call
+    ) -> worker_pb.ShareCoresResponse:
+        """Leaves cores to the worker that it replaces, or that replaces it."""
+        _require_peer(call, "engine")
+        await asyncio.wrap_future(self._engine.share_cores(shares=request.shares))
+        return worker_pb.ShareCoresResponse()
 
     async def Drain(self, request: worker_pb.DrainRequest, call: Call) -> worker_pb.DrainResponse:
         """Takes nothing new, waits for what runs, ends the rest."""

@@ -199,6 +199,10 @@ class EngineLoop:
         """
         return self._order(partial(self._take_in, images))
 
+    def share_cores(self, *, shares: bool) -> Future[None]:
+        """Computes with half of its threads while another worker `shares` the cores."""
+        return self._order(partial(self._backend.share_cores, shares=shares))
+
     def end_all(self, error: CaravanError) -> Future[int]:
         """Ends every request with `error`; the future tells how many there were."""
         return self._order(lambda: self._scheduler.end_all(error, self._clock()))

@@ -71,6 +71,7 @@ class World:
         self.worker_started = asyncio.Event()
         self.drained: list[float] = []
         self.handed_over: list[int] = []  # ports of the workers that were to
+        self.shared: list[tuple[int, bool]] = []  # which workers left cores to others
         self.drain_gate = asyncio.Event()
         self.drain_gate.set()
         self.hash_gate = threading.Event()
@@ -84,6 +85,7 @@ class World:
             budget=self.budget,
             supervise=self._supervise,
             drain=self._drain,
+            share_cores=self._share_cores,
             can_overlap=can_overlap,
         )
         self.manager = ModelManager(registry, tools, max_watchers=8)
@@ -117,6 +119,9 @@ class World:
         self.handed_over += [port] if hands_over else []
         await self.drain_gate.wait()
         return 2
+
+    async def _share_cores(self, port, *, shares):
+        self.shared.append((port, shares))
 
     async def worker(self, index: int) -> FakeWorker:
         async with asyncio.timeout(10):

@@ -81,6 +81,10 @@ async def test_each_is_replaced_before_the_next_one_leaves(pair):
     assert [each.restart_count for each in pair.manager.view("c").replicas] == [1, 1]
     assert [worker.ended for worker in pair.workers] == [True, True, False, False]
     assert pair.handed_over == [7000, 7001]
+    assert pair.shared == [
+        *[(7000, True), (7002, True), (7002, False)],
+        *[(7001, True), (7003, True), (7003, False)],
+    ]
 
 
 async def test_there_is_a_worker_at_any_moment_of_a_restart(pair):
@@ -105,6 +109,7 @@ async def test_one_whose_successor_never_becomes_ready_stays(pair):
         worker.sent.put_nowait(None)
     assert await draining == Drained()
     assert ports(pair.manager.picture.value) == [7000, 7001]
+    assert pair.shared == [(7000, True), (7000, False)]
     assert pair.drained == []
     assert pair.budget.free_bytes == 100 - 60
     assert pair.state("c") is ModelState.READY

@@ -926,6 +926,45 @@ class PruneCheckpointsResponse(_message.Message):
 Global___PruneCheckpointsResponse: _TypeAlias = PruneCheckpointsResponse  # noqa: Y015
 
 @_typing.final
+class ShareCoresRequest(_message.Message):
+    """ShareCoresRequest says how things stand."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARES_FIELD_NUMBER: _builtins.int
+    shares: _builtins.bool
+    """Whether half of the cores are to be left to the other one."""
+    def __init__(
+        self,
+        *,
+        shares: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shares", b"shares"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShareCoresRequest: _TypeAlias = ShareCoresRequest  # noqa: Y015
+
+@_typing.final
+class ShareCoresResponse(_message.Message):
+    """ShareCoresResponse says that it holds from the next step on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShareCoresResponse: _TypeAlias = ShareCoresResponse  # noqa: Y015
+
+@_typing.final
 class DrainRequest(_message.Message):
     """DrainRequest asks to stop."""
 

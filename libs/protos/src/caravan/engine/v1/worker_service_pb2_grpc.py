@@ -102,6 +102,11 @@ class WorkerServiceStub:
                 request_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.WatchPrefixesRequest.SerializeToString,
                 response_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.WatchPrefixesResponse.FromString,
                 _registered_method=True)
+        self.ShareCores = channel.unary_unary(
+                '/caravan.engine.v1.WorkerService/ShareCores',
+                request_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.ShareCoresRequest.SerializeToString,
+                response_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.ShareCoresResponse.FromString,
+                _registered_method=True)
         self.Drain = channel.unary_unary(
                 '/caravan.engine.v1.WorkerService/Drain',
                 request_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.DrainRequest.SerializeToString,
@@ -208,6 +213,13 @@ class WorkerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ShareCores(self, request, context):
+        """ShareCores tells that one worker replaces another one on the same cores, or has done so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Drain(self, request, context):
         """Drain stops admission, waits for what runs up to a time, and ends the rest.
         """
@@ -282,6 +294,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.WatchPrefixes,
                     request_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.WatchPrefixesRequest.FromString,
                     response_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.WatchPrefixesResponse.SerializeToString,
+            ),
+            'ShareCores': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShareCores,
+                    request_deserializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.ShareCoresRequest.FromString,
+                    response_serializer=caravan_dot_engine_dot_v1_dot_worker__service__pb2.ShareCoresResponse.SerializeToString,
             ),
             'Drain': grpc.unary_unary_rpc_method_handler(
                     servicer.Drain,
@@ -643,6 +660,33 @@ class WorkerService:
             '/caravan.engine.v1.WorkerService/WatchPrefixes',
             caravan_dot_engine_dot_v1_dot_worker__service__pb2.WatchPrefixesRequest.SerializeToString,
             caravan_dot_engine_dot_v1_dot_worker__service__pb2.WatchPrefixesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShareCores(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/caravan.engine.v1.WorkerService/ShareCores',
+            caravan_dot_engine_dot_v1_dot_worker__service__pb2.ShareCoresRequest.SerializeToString,
+            caravan_dot_engine_dot_v1_dot_worker__service__pb2.ShareCoresResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -66,6 +66,8 @@ class WorkerServiceStub:
     """WatchPrefixes tells which beginnings of texts the worker has in memory or on disk: at once, and
     again when that has changed, about once a second.
     """
+    ShareCores: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.ShareCoresRequest, _worker_service_pb2.ShareCoresResponse]
+    """ShareCores tells that one worker replaces another one on the same cores, or has done so."""
     Drain: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.DrainRequest, _worker_service_pb2.DrainResponse]
     """Drain stops admission, waits for what runs up to a time, and ends the rest."""
 
@@ -107,6 +109,8 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """WatchPrefixes tells which beginnings of texts the worker has in memory or on disk: at once, and
     again when that has changed, about once a second.
     """
+    ShareCores: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.ShareCoresRequest, _worker_service_pb2.ShareCoresResponse]  # type: ignore[assignment]
+    """ShareCores tells that one worker replaces another one on the same cores, or has done so."""
     Drain: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.DrainRequest, _worker_service_pb2.DrainResponse]  # type: ignore[assignment]
     """Drain stops admission, waits for what runs up to a time, and ends the rest."""
 
@@ -223,6 +227,14 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         """WatchPrefixes tells which beginnings of texts the worker has in memory or on disk: at once, and
         again when that has changed, about once a second.
         """
+
+    @_abc_1.abstractmethod
+    def ShareCores(
+        self,
+        request: _worker_service_pb2.ShareCoresRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.ShareCoresResponse, _abc.Awaitable[_worker_service_pb2.ShareCoresResponse]]:
+        """ShareCores tells that one worker replaces another one on the same cores, or has done so."""
 
     @_abc_1.abstractmethod
     def Drain(

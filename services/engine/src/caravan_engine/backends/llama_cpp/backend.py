@@ -48,6 +48,8 @@ class LlamaCppBackend:
             self._context = create_context(settings, self.model, log)
         self.can_cut = settings.can_cut and can_cut(self.model)
         self.memory = lib.llama_get_memory(self._context)
+        context = self._context
+        self._num_threads = (lib.llama_n_threads(context), lib.llama_n_threads_batch(context))
         self.vocabulary = LlamaCppVocabulary(self.model)
         self._arrays = BatchArrays(settings.batch_tokens)
         self._batch = _native_batch(self._arrays)
@@ -172,6 +174,11 @@ class LlamaCppBackend:
             for seq_id in range(self._settings.num_sequences)
             for fault in self._faults(seq_id, positions.get(seq_id, ()))
         ]
+
+    def share_cores(self, *, shares: bool) -> None:
+        """See `domain.ports.Backend`."""
+        now = (max(1, each // 2) if shares else each for each in self._num_threads)
+        lib.llama_set_n_threads(self._context, *now)
 
     def close(self) -> None:
         """See `domain.ports.Backend`."""
