@@ -287,6 +287,8 @@ class AsyncGenerationStream(AsyncStream[Event]):
             try:
                 event = await self._next()
             except CaravanError as error:
+                if self._recovery.is_complete:
+                    return None
                 await asyncio.sleep(self._recovery.pause_s(error, self._plan.time_left()))
                 attempt = self._plan.attempt(self._recovery.request_id)
                 self._begin(self._recovery.resumption(), attempt)

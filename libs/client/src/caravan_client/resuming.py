@@ -35,6 +35,8 @@ class Recovery:
         self._counts: dict[int, int] = {}
         self._finished: set[int] = set()
         self._is_over = False
+        self.is_complete = False
+        """Whether the last event came: what ends the call after it says nothing of the answer."""
         self._break: CaravanError | None = None  # the first since there was something new
         self._broken_at_s = 0.0
         self._pause_s = _FIRST_PAUSE_S
@@ -51,7 +53,7 @@ class Recovery:
             case Finished():
                 self._finished.add(event.choice_index)
             case Completed():
-                self._is_over = True
+                self._is_over = self.is_complete = True
         self._break, self._pause_s = None, _FIRST_PAUSE_S
         return True
 

@@ -273,6 +273,8 @@ class GenerationStream(Stream[Event]):
             try:
                 event = self._next()
             except CaravanError as error:
+                if self._recovery.is_complete:
+                    return None
                 time.sleep(self._recovery.pause_s(error, self._plan.time_left()))
                 attempt = self._plan.attempt(self._recovery.request_id)
                 self._begin(self._recovery.resumption(), attempt)

@@ -33,6 +33,7 @@ class BreakingGateway:
         self.cancelled = []
         self.metadata = []
         self.is_endless = False
+        self.breaks_after_the_end = False
         self._server = RpcServer("127.0.0.1:0", announce_request_id=True)
         self._server.add(self, inference_pb.DESCRIPTOR.services_by_name["InferenceService"])
         self._server.add(self, stream_pb.DESCRIPTOR.services_by_name["StreamService"])
@@ -86,6 +87,8 @@ class BreakingGateway:
         yield pb.GenerateEvent(finished=finished)
         usage = pb.Usage(input_tokens=4, output_tokens=NUM_TOKENS)
         yield pb.GenerateEvent(completed=pb.Completed(usage=usage))
+        if self.breaks_after_the_end:
+            raise BrokenError(Reason.DRAINING)
 
     async def Generate(self, request, call):
         raise BrokenError(Reason.DRAINING)
@@ -143,6 +146,25 @@ async def test_a_broken_stream_goes_on_for_asyncio_too(breaking):
     check(events, stream.generation)
     assert [counts for _, counts in breaking.resumed] == [[], [7]]
     assert breaking.cancelled == []
+
+
+def test_a_connection_that_breaks_behind_the_last_event_broke_nothing(breaking, client):
+    breaking.breaks_after_the_end = True
+    with client.stream("Once", model="alpha") as stream:
+        events = list(stream)
+    check(events, stream.generation)
+    assert breaking.resumed == breaking.cancelled == []
+
+
+async def test_nor_does_it_for_asyncio(breaking):
+    breaking.breaks_after_the_end = True
+    async with (
+        AsyncCaravan(breaking.address, api_key="k", max_retries=0) as client,
+        client.stream("Once", model="alpha") as stream,
+    ):
+        events = [event async for event in stream]
+    check(events, stream.generation)
+    assert breaking.resumed == breaking.cancelled == []
 
 
 def test_a_gateway_that_is_not_there_yet_is_asked_again(breaking, client):
