@@ -15,7 +15,7 @@ from caravan_engine.runtime.retained_streams import RetainedStream
 
 _log = logging.getLogger(__name__)
 
-_GATHER_S = 0.01  # lets what begins in one moment share a transaction
+_GATHER_S = 0.05  # lets what happens in one moment share a transaction, and short calls one row
 _NOTE_S = 1.0  # how old the count of a growing generation may be
 _RETRY_S = 5.0
 
