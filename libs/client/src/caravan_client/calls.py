@@ -122,7 +122,8 @@ def channel_options(connection: Connection) -> list[tuple[str, str | int]]:
         ("grpc.keepalive_timeout_ms", 20_000),
         # So that a repeated call does not meet the failure of the one before.
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        # In spite of its name how long connecting may take, TLS included.
+        ("grpc.min_reconnect_backoff_ms", 5_000),
         ("grpc.max_reconnect_backoff_ms", 2_000),
     ]
     if is_loopback(connection.address):

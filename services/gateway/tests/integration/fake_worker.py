@@ -176,6 +176,9 @@ class FakeWorker(FakeServer):
         self.orders.append(request)
         return worker_pb.SetPageBudgetsResponse()
 
+    async def ShareCores(self, request, call):
+        return worker_pb.ShareCoresResponse()
+
     async def Drain(self, request, call):
         return worker_pb.DrainResponse()
 
