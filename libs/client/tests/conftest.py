@@ -106,7 +106,12 @@ def start_command(gateway: FakeGateway):
     running: list[subprocess.Popen] = []
 
     def start(*arguments: str, launcher=("-m", "caravan_client"), **options) -> subprocess.Popen:
-        environment = {**os.environ, "CARAVAN_ADDRESS": gateway.address, "CARAVAN_API_KEY": KEY}
+        environment = {
+            **os.environ,
+            "CARAVAN_ADDRESS": gateway.address,
+            "CARAVAN_API_KEY": KEY,
+            "TERM": "xterm",  # wherever the tests run: without it nothing is drawn
+        }
         command = [sys.executable, *launcher, *arguments]
         settings = {
             "stdin": subprocess.DEVNULL,
