@@ -91,5 +91,7 @@ def watch_stdin(on_end: Callable[[], None]) -> None:
 
 def leave(status: int) -> None:
     """Ends the process now: no destructors, no waiting for threads inside native code."""
-    sys.stderr.flush()
-    os._exit(status)
+    try:
+        sys.stderr.flush()
+    finally:  # whoever would have read it may be gone
+        os._exit(status)
