@@ -19,6 +19,10 @@ class FakeEngine(FakeServer):
         self.endpoints = {}
         self.worker_stats = []
         self.says_numbers = True
+        self.may_be_watched = True
+        self.numbers_asked = asyncio.Event()
+        self.numbers_ready = asyncio.Event()
+        self.numbers_ready.set()
         self.loads_running = 0
         self.drains = []
         self._watchers: set[asyncio.Queue] = set()
@@ -59,6 +63,8 @@ class FakeEngine(FakeServer):
 
     async def WatchEndpoints(self, request, call):
         news = asyncio.Queue()
+        if not self.may_be_watched:
+            raise RefusedError(Reason.INTERNAL)
         self._watchers.add(news)
         try:
             while True:
@@ -68,10 +74,14 @@ class FakeEngine(FakeServer):
                     endpoints=self.endpoints.values(),
                 )
                 await news.get()
+                if not self.may_be_watched:
+                    raise RefusedError(Reason.INTERNAL)
         finally:
             self._watchers.discard(news)
 
     async def GetWorkerStats(self, request, call):
+        self.numbers_asked.set()
+        await self.numbers_ready.wait()
         if not self.says_numbers:
             raise RefusedError(Reason.INTERNAL)
         return host_pb.GetWorkerStatsResponse(workers=self.worker_stats)

@@ -1,3 +1,5 @@
+import asyncio
+
 import pytest
 from gateway_client import failure_of, until
 
@@ -138,6 +140,27 @@ async def test_numbers_of_workers_come_from_their_hosts(admin, engine):
     await engine.stop()
     numbers = await _numbers(admin)
     assert (list(numbers.workers), len(numbers.missing_hosts)) == ([], 1)
+
+
+async def test_a_host_that_is_lost_while_it_says_its_numbers_is_not_missing(admin, engine):
+    engine.set_model("tiny", replicas=[model_data.Replica(index=0)])
+    engine.announce()
+    engine.worker_stats = [stats_pb.WorkerStats(model="tiny", running_count=3)]
+    engine.numbers_ready.clear()
+    asked = asyncio.create_task(_numbers(admin))
+    await asyncio.wait_for(engine.numbers_asked.wait(), 10)
+
+    engine.may_be_watched = False
+    engine.announce()
+
+    async def lost():
+        return not (await _status(admin)).dependencies[1].reachable
+
+    await wait_until_async(lost, timeout_s=10, what="the loss")
+    engine.numbers_ready.set()
+    numbers = await asked
+    assert [each.running_count for each in numbers.workers] == [3]
+    assert list(numbers.missing_hosts) == []
 
 
 async def _numbers(admin):

@@ -117,6 +117,8 @@ class EngineHosts:
 
     async def worker_stats(self) -> gateway_pb.GetWorkerStatsResponse:
         """The numbers of the workers of all hosts that can be reached."""
+        # Before asking: a host may be lost meanwhile, and would be named twice.
+        away = [each.address for each in self.states() if not each.connected]
         response = await stats_of_all(
             [
                 StatsSource(host.address, host.channel, host.models)
@@ -124,7 +126,6 @@ class EngineHosts:
                 if self._catalog.is_connected(host.address)
             ]
         )
-        away = (each.address for each in self.states() if not each.connected)
         response.missing_hosts.extend(away)
         return response
 
