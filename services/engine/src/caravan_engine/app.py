@@ -41,9 +41,10 @@ from caravan_engine.rpc.host_servicer import HostServicer
 from caravan_engine.rpc.model_servicer import ModelServicer
 from caravan_engine.storage.account_file import AccountFolder
 from caravan_engine.storage.digest_cache import DigestCache
-from caravan_engine.storage.handover_folder import handover_directory
-from caravan_engine.storage.handover_sweep import HandoverSweep
+from caravan_engine.storage.handover_folder import handover_directories, handover_directory
+from caravan_engine.storage.handover_place import HandoverPlace
 from caravan_engine.storage.model_files import describe, find_models, sha256_of
+from caravan_engine.storage.owned_folder import remove_abandoned
 from caravan_obskit.instruments import Instruments
 from caravan_obskit.logging import configure_logging
 from caravan_obskit.ops_server import OpsServer
@@ -88,6 +89,11 @@ class EngineApp:
             self._tls,
             handover_s=settings.handover.time_s,
         )
+        self._handovers = HandoverPlace(
+            handover_directory(settings.handover, settings.home),
+            settings.handover.keep_s,
+            is_own=settings.handover.directory is None,
+        )
         self._tracing = Tracing(
             SERVICE,
             sampler=no_sampler() if settings.telemetry.address is None else inner_sampler(),
@@ -120,7 +126,7 @@ class EngineApp:
         self._manager = manager
         await manager.refresh()
         self._start_tracing()
-        self._sweep_handovers()
+        await self._prepare_handovers()
         self._resources.push_async_callback(manager.shut_down, 0)
         loads = await self._begin_loads(manager)
         stats = StatsWatch(manager.picture, self._workers.channel)
@@ -171,17 +177,14 @@ class EngineApp:
         )
 
     async def _drain_worker(self, port: int, timeout_s: float, *, hands_over: bool) -> int:
-        is_shared = self._settings.handover.directory is not None
-        return await self._workers.drain(port, timeout_s, hands_over=hands_over or is_shared)
+        async with self._handovers.open(has_successor=hands_over) as is_open:
+            return await self._workers.drain(port, timeout_s, hands_over=is_open)
 
-    def _sweep_handovers(self) -> None:
-        """Begins without anything of an earlier host, and leaves nothing to a later one."""
-        settings = self._settings.handover
-        if directory := handover_directory(settings, self._settings.home):
-            sweep = HandoverSweep(directory, settings.keep_s, is_own=settings.directory is None)
-            sweep.clear()
-            self._resources.callback(sweep.clear)
-            self._in_background(sweep.run())
+    async def _prepare_handovers(self) -> None:
+        """Begins without anything of hosts that are dead, and leaves nothing to a later one."""
+        await asyncio.to_thread(remove_abandoned, handover_directories())
+        self._resources.callback(self._handovers.clear)
+        self._in_background(self._handovers.run())
 
     def _memory_need(self, file: ModelFile) -> MemoryNeed:
         """Blocks for as long as reading a header takes; refuses what is no servable GGUF."""

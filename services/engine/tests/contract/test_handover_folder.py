@@ -13,11 +13,10 @@ from caravan_engine.handover_settings import HandoverSettings
 from caravan_engine.storage import handover_folder
 from caravan_engine.storage.handover_folder import (
     HandoverFolder,
+    handover_directories,
     handover_directory,
     handover_name,
-    require_private,
 )
-from caravan_engine.storage.handover_sweep import HandoverSweep, sweep
 from caravan_engine.storage.page_files import Codec, PagePacker
 
 _CONFTEST = str(Path(__file__).with_name("conftest.py"))
@@ -42,9 +41,9 @@ print(folder.put("request", chain), len(folder.take("request", first.info.root))
 def make_folder(tmp_path, pages):
     """The folder as one worker after the other sees it."""
 
-    def make(*, identity=pages.identity, budget_bytes=10**9):
+    def make(directory=tmp_path, *, identity=pages.identity, budget_bytes=10**9, **options):
         packer = PagePacker(identity, Codec.NONE)
-        return HandoverFolder(tmp_path, packer, identity, budget_bytes)
+        return HandoverFolder(directory, packer, identity, budget_bytes, **options)
 
     return make
 
@@ -177,45 +176,27 @@ def test_a_tenant_s_pages_are_erased_and_no_others(make_folder, tmp_path, pages,
     assert [path.stem for path in files(tmp_path)] == [other.info.key.hex()]
 
 
-def test_what_nobody_takes_is_swept(make_folder, tmp_path, pages, root):
-    folder = make_folder()
-    folder.put("old", pages.chain(1))
-    folder.put("new", pages.chain(1))
-    [old] = tmp_path.glob("*/old")
-    os.utime(old, (0, 0))
-    sweep(tmp_path, 3600)
-    assert folder.take("old", root) == []
-    assert len(folder.take("new", root)) == 1
-    sweep(tmp_path, 3600)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("is_own", [True, False])
-def test_a_host_clears_what_is_its_own(make_folder, tmp_path, pages, is_own):
-    make_folder().put("request", pages.chain(1))
-    HandoverSweep(tmp_path, 60, is_own=is_own).clear()
-    assert tmp_path.exists() != is_own
-
-
-@pytest.mark.parametrize("kind", ["open", "link", "file"])
-def test_a_folder_that_others_could_use_is_not_trusted(tmp_path, kind):
-    folder = tmp_path / "folder"
+@pytest.mark.parametrize("kind", ["open", "link", "missing"])
+def test_a_place_that_others_could_use_is_neither_written_nor_read_nor_erased(
+    make_folder, tmp_path, pages, root, kind
+):
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    name = handover_name(root, "request")
+    assert make_folder(private, is_private=True).put(name, pages.chain(1)) == 1
+    place = tmp_path / "place"
     match kind:
         case "open":
-            folder.mkdir(mode=0o755)
+            place = private
+            private.chmod(0o755)
         case "link":
-            (tmp_path / "other").mkdir(mode=0o700)
-            folder.symlink_to(tmp_path / "other")
-        case "file":
-            folder.write_text("")
-    with pytest.raises((PermissionError, FileExistsError)):
-        require_private(folder)
-
-
-def test_a_folder_of_ones_own_is_made_and_found_again(tmp_path):
-    for _ in range(2):
-        require_private(tmp_path / "folder")
-    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o700
+            place.symlink_to(private)
+    folder = make_folder(place, is_private=True)
+    assert folder.put(handover_name(root, "other"), pages.chain(1)) == 0
+    assert folder.take(name, root) == []
+    folder.erase(root)
+    assert len(list(private.glob("*/*"))) == 1
+    assert place.exists() == (kind != "missing")
 
 
 def test_by_default_pages_are_left_in_shared_memory_and_nowhere_without(tmp_path, monkeypatch):
@@ -223,8 +204,12 @@ def test_by_default_pages_are_left_in_shared_memory_and_nowhere_without(tmp_path
     one, other = (handover_directory(HandoverSettings(), tmp_path / name) for name in "ab")
     assert one.parent == other.parent == tmp_path
     assert one != other
+    for name in (one.name, other.name, "caravan-1-of-somebody-else", "another"):
+        (tmp_path / name).mkdir()
+    assert set(handover_directories()) == {one, other}
     monkeypatch.setattr(handover_folder, "SHARED_MEMORY", tmp_path / "missing")
     assert handover_directory(HandoverSettings(), tmp_path) is None
+    assert handover_directories() == []
 
 
 @pytest.mark.parametrize("settings", [{"time_s": 0}, {"budget_bytes": 0}])

@@ -21,6 +21,8 @@ from caravan.model.v1 import endpoint_service_pb2 as endpoint_pb
 from caravan.model.v1 import endpoint_service_pb2_grpc as endpoint_grpc
 from caravan.model.v1 import model_service_pb2 as model_pb
 from caravan.model.v1 import model_service_pb2_grpc as model_grpc
+from caravan_engine.storage.handover_folder import handover_directories
+from caravan_engine.storage.owned_folder import remove_abandoned
 from caravan_rpckit.certificates import ensure_certificates
 from caravan_rpckit.channel import open_channel
 from caravan_rpckit.tls import TlsIdentity
@@ -174,6 +176,7 @@ class HostStarter:
     def close(self):
         for host in self._hosts:
             host.stop(signal.SIGKILL)
+        remove_abandoned(handover_directories())
 
     def _furnish(self, home):
         (home / "models").mkdir(parents=True, exist_ok=True)

@@ -206,6 +206,35 @@ async def test_where_nothing_may_be_handed_over_it_is_computed_again(undisturbed
     assert not drained.folder.exists()
 
 
+async def test_the_folder_is_there_only_while_something_is_in_it(undisturbed):
+    drained, _ = await undisturbed()
+    assert not drained.folder.exists()
+    stream = await Stream(drained.view, "stream").begin(await drained.view.worker("slow"))
+    answer, worker = await replaced(drained, [stream])
+    await answer
+    assert drained.files()
+    await stream.go_on(worker)
+    gone = "no folder"
+    await wait_until_async(lambda: _is(not drained.folder.exists()), timeout_s=20, what=gone)
+
+
+async def test_what_a_killed_host_leaves_is_gone_when_another_starts_and_a_living_one_s_is_not(
+    undisturbed, start_host
+):
+    hosts = [(await undisturbed("--handover.keep-s", "3600"))[0] for _ in range(2)]
+    for drained in hosts:
+        stream = await Stream(drained.view, "stream").begin(await drained.view.worker("slow"))
+        answer, _ = await replaced(drained, [stream])
+        await answer
+        assert drained.files()
+    living, killed = hosts
+    killed.view.host.stop(signal.SIGKILL)
+    assert killed.files()
+    start_host()
+    assert not killed.folder.exists()
+    assert living.files()
+
+
 async def test_what_nobody_takes_is_gone_after_its_time(undisturbed):
     drained, _ = await undisturbed("--handover.keep-s", "0.5")
     stream = await Stream(drained.view, "stream").begin(await drained.view.worker("slow"))

@@ -9,13 +9,14 @@ import contextlib
 import hashlib
 import itertools
 import os
+import re
 import shutil
-import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from caravan_engine.domain.paging.page_image import PageImage, PageInfo
 from caravan_engine.handover_settings import HandoverSettings
+from caravan_engine.storage.owned_folder import is_private
 from caravan_engine.storage.page_files import PageHeader, PageIdentity, PagePacker
 from caravan_engine.storage.page_folder import PageFolder
 from caravan_engine.storage.page_losses import LossCause, PageFileError, PageLosses
@@ -24,7 +25,7 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (what is made in it is this user'
 
 _PARTIAL, _TAKEN = ".partial", ".taken"
 _MOST_PAGES = 100_000
-_NAME_BYTES = 16
+_NAME_BYTES, _PLACE_BYTES = 16, 8
 
 
 class HandoverFolder:
@@ -35,11 +36,21 @@ class HandoverFolder:
         packer: Makes files of pages.
         identity: Of the contexts that pages come from and go to.
         budget_bytes: Most bytes of the model that lie here; what exceeds it is left out.
+        is_private: Whether `directory` must be of this user alone. It may be missing at times, and
+            somebody else's may be in its place.
     """
 
     def __init__(
-        self, directory: Path, packer: PagePacker, identity: PageIdentity, budget_bytes: int
+        self,
+        directory: Path,
+        packer: PagePacker,
+        identity: PageIdentity,
+        budget_bytes: int,
+        *,
+        is_private: bool = False,
     ) -> None:
+        self._directory = directory
+        self._is_private = is_private
         self._path = directory / identity.folder_name
         self._packer = packer
         self._identity = identity
@@ -54,6 +65,9 @@ class HandoverFolder:
         Returns:
             How many; what can't be left, with all that follows, is computed again.
         """
+        if not self._is_trusted():
+            self._report(PageFileError(LossCause.WRITE_FAILED, "not a folder of this user alone"))
+            return 0
         partial = self._own(name, _PARTIAL)
         num_put = 0
         try:
@@ -76,6 +90,8 @@ class HandoverFolder:
             name: Of the request.
             root: Of its tenant; pages of others are not taken.
         """
+        if not self._is_trusted():
+            return []
         taken = self._own(name, _TAKEN)
         try:
             (self._path / name).rename(taken)
@@ -92,7 +108,8 @@ class HandoverFolder:
         Raises:
             OSError: it could not be overwritten; it is removed all the same.
         """
-        for bundle in self._path.glob(f"{root.hex()}-*"):
+        bundles = self._path.glob(f"{root.hex()}-*") if self._is_trusted() else ()
+        for bundle in bundles:
             pages = PageFolder(bundle, self._identity)
             try:
                 for file in bundle.glob("*.page"):
@@ -100,16 +117,20 @@ class HandoverFolder:
             finally:
                 shutil.rmtree(bundle, ignore_errors=True)
 
+    def _is_trusted(self) -> bool:
+        return not self._is_private or is_private(self._directory)
+
     def _own(self, name: str, ending: str) -> Path:
         return self._path / f"{name}.{os.getpid()}-{next(self._numbers)}{ending}"
 
     def _used_bytes(self) -> int:
         """Counts a page once that several requests have."""
         sizes: dict[int, int] = {}
-        for path in self._path.glob("*/*"):
+        for bundle in self._path.iterdir():
             with contextlib.suppress(FileNotFoundError):  # somebody took it just now
-                status = path.lstat()
-                sizes[status.st_ino] = status.st_size
+                for path in bundle.iterdir():
+                    status = path.lstat()
+                    sizes[status.st_ino] = status.st_size
         return sum(sizes.values())
 
     def _add(self, partial: Path, image: PageImage, free_bytes: int) -> int:
@@ -179,18 +200,15 @@ def handover_directory(settings: HandoverSettings, home: Path) -> Path | None:
         return None
     if settings.directory is not None:
         return settings.directory
-    place = hashlib.blake2b(os.fsencode(home.absolute()), digest_size=8).hexdigest()
-    return SHARED_MEMORY / f"caravan-{os.geteuid()}-{place}" if SHARED_MEMORY.is_dir() else None
+    place = hashlib.blake2b(os.fsencode(home.absolute()), digest_size=_PLACE_BYTES).hexdigest()
+    return SHARED_MEMORY / f"{_own_prefix()}{place}" if SHARED_MEMORY.is_dir() else None
 
 
-def require_private(directory: Path) -> None:
-    """Makes a folder that nobody else can look into, where others may make folders too.
+def handover_directories() -> list[Path]:
+    """Returns those in shared memory of all hosts of this user."""
+    pattern = re.compile(f"{_own_prefix()}[0-9a-f]{{{2 * _PLACE_BYTES}}}")
+    return [path for path in SHARED_MEMORY.glob("*") if pattern.fullmatch(path.name)]
 
-    Raises:
-        OSError: it can't be made, or is somebody else's.
-    """
-    directory.mkdir(mode=0o700, exist_ok=True)
-    status = directory.lstat()
-    is_ours = status.st_uid == os.geteuid() and not stat.S_IMODE(status.st_mode) & 0o077
-    if not (stat.S_ISDIR(status.st_mode) and is_ours):
-        raise PermissionError(f"not a folder of this user alone: {directory}")
+
+def _own_prefix() -> str:
+    return f"caravan-{os.geteuid()}-"

@@ -13,7 +13,6 @@ from caravan_engine.storage.handover_folder import (
     HandoverFolder,
     handover_directory,
     handover_name,
-    require_private,
 )
 from caravan_engine.storage.page_files import Codec, PageIdentity, PagePacker
 from caravan_engine.worker.threads import in_thread
@@ -84,10 +83,9 @@ def open_handover(
     directory = handover_directory(settings.handover, settings.home)
     if directory is None:
         return None
+    is_private = settings.handover.directory is None
     try:
-        if settings.handover.directory is None:
-            require_private(directory)
-        else:
+        if not is_private:  # the host makes the other one when there is something to leave
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         extra = {"directory": str(directory), "detail": error.strerror or str(error)}
@@ -106,5 +104,6 @@ def open_handover(
         PagePacker(identity, Codec.NONE),
         identity,
         cell_bytes if budget_bytes is None else budget_bytes,
+        is_private=is_private,
     )
     return Handover(folder, settings.model_digest)
