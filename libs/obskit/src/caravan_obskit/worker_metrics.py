@@ -13,7 +13,16 @@ from prometheus_client.registry import Collector
 
 from caravan.engine.v1 import worker_stats_pb2 as stats_pb
 from caravan_obskit.kv_metrics import kv_families
-from caravan_obskit.metric_rows import Row, Rows, counter, gauge, histogram, ratio, split_gauge
+from caravan_obskit.metric_rows import (
+    Row,
+    Rows,
+    counter,
+    gauge,
+    histogram,
+    ratio,
+    split_counter,
+    split_gauge,
+)
 from caravan_obskit.worker_numbers import (
     Measure,
     Outcome,
@@ -254,6 +263,13 @@ def _caravan_families(rows: Rows) -> Iterator[Metric]:
         "Bytes that are kept of them.",
         rows,
         lambda gauges: gauges.kept_stream_bytes,
+    )
+    yield split_counter(
+        "caravan_worker_handovers_total",
+        "Requests that another worker began, by what became of its memory of them.",
+        rows,
+        "outcome",
+        lambda c: {"taken": c.handovers_taken, "recomputed": c.handovers_recomputed},
     )
 
 

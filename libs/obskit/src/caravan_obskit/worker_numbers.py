@@ -108,6 +108,8 @@ class WorkerCounters:
     prefix_hit_tokens: int = 0
     steps: int = 0
     layers_evicted: int = 0
+    handovers_taken: int = 0  # requests that went on from what another worker left
+    handovers_recomputed: int = 0  # those of which nothing was left
     outcomes: Mapping[Outcome, int] = field(default_factory=_no_outcomes)
     distributions: Mapping[Measure, Distribution] = field(default_factory=_no_distributions)
     kv: KvCounters = field(default_factory=KvCounters)
@@ -125,6 +127,8 @@ class WorkerCounters:
             prefix_hit_tokens=self.prefix_hit_tokens + other.prefix_hit_tokens,
             steps=self.steps + other.steps,
             layers_evicted=self.layers_evicted + other.layers_evicted,
+            handovers_taken=self.handovers_taken + other.handovers_taken,
+            handovers_recomputed=self.handovers_recomputed + other.handovers_recomputed,
             outcomes={key: n + other.outcomes[key] for key, n in self.outcomes.items()},
             distributions={
                 measure: seen + other.distributions[measure]

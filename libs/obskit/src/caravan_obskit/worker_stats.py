@@ -63,6 +63,8 @@ def _counters_of(stats: stats_pb.WorkerStats) -> WorkerCounters:
         prefix_hit_tokens=stats.prefix_hit_tokens_total,
         steps=stats.steps_total,
         layers_evicted=stats.layers_evicted_total,
+        handovers_taken=stats.handovers_taken_total,
+        handovers_recomputed=stats.handovers_recomputed_total,
         outcomes=outcomes,
         distributions=distributions,
         kv=_kv_counters_of(stats),

@@ -85,6 +85,7 @@ SYSTEM_FAMILIES: dict[str, tuple[str, set[str]]] = {
     "caravan_worker_seats": ("gauge", MODEL),
     "caravan_worker_kept_streams": ("gauge", MODEL | {"reader"}),
     "caravan_worker_kept_stream_bytes": ("gauge", MODEL),
+    "caravan_worker_handovers_total": ("counter", MODEL | {"outcome"}),
     "llama_kv_pages_gpu": ("gauge", set()),
     "llama_kv_pages_cpu": ("gauge", set()),
     "llama_kv_cache_pages": ("gauge", {"location"}),
@@ -333,6 +334,13 @@ def test_kept_streams_are_told_by_whether_somebody_reads_them():
     for reader, count in {"here": 3, "gone": 2}.items():
         assert value(text, "caravan_worker_kept_streams", reader=reader, **labels) == count
     assert value(text, "caravan_worker_kept_stream_bytes", **labels) == 700
+
+
+def test_requests_of_other_workers_are_told_by_whether_their_memory_came_with_them():
+    text = replicas(worker(handovers_taken_total=5, handovers_recomputed_total=2))
+    labels = {"model": "bundled", "replica": "0"}
+    for outcome, count in {"taken": 5, "recomputed": 2}.items():
+        assert value(text, "caravan_worker_handovers_total", outcome=outcome, **labels) == count
 
 
 def test_layers_are_told_by_place_and_evictions_are_counted():

@@ -150,6 +150,7 @@ async def test_a_restarted_worker_goes_on_from_the_memory_of_the_one_before_it(
     assert (await answer).worker_count == 1
     restored, stats = await tokens_computed(drained.view, worker)
     assert restored >= stats.input_tokens_total  # all of the input, and what was generated
+    assert (stats.handovers_taken_total, stats.handovers_recomputed_total) == (num_streams, 0)
     assert drained.files() == []
 
 
@@ -190,8 +191,9 @@ async def test_with_nothing_to_go_on_from_it_is_computed_again(undisturbed, harm
     await stream.go_on(worker)
     assert stream.tokens == wanted
     await answer
-    restored, _ = await tokens_computed(drained.view, worker)
+    restored, stats = await tokens_computed(drained.view, worker)
     assert restored == 0
+    assert (stats.handovers_taken_total, stats.handovers_recomputed_total) == (0, 1)
     assert drained.files() == []
 
 
@@ -203,6 +205,7 @@ async def test_where_nothing_may_be_handed_over_it_is_computed_again(undisturbed
     await stream.go_on(worker)
     assert stream.tokens == wanted
     await answer
+    assert (await drained.view.stats_of(worker)).handovers_recomputed_total == 1
     assert not drained.folder.exists()
 
 

@@ -21,6 +21,7 @@ MUST_HAVE_SERIES = (
     *("vllm:request_queue_time_seconds", "vllm:request_inference_time_seconds"),
     *("vllm:request_prefill_time_seconds", "vllm:request_decode_time_seconds"),
     *("llama_layers_evicted_total", "caravan_worker_kept_streams"),
+    "caravan_worker_handovers_total",
     *("llama_kv_pages_gpu", "llama_kv_pages_cpu", "llama_kv_cache_pages"),
     *("vllm:num_preemptions_total", "caravan_worker_cells", "caravan_worker_page_moves_total"),
     *("caravan_usage_records_total", "caravan_usage_tokens_total", "caravan_usage_ingest_seconds"),

@@ -9,6 +9,7 @@ from caravan.engine.v1 import worker_stats_pb2 as pb
 from caravan.model.v1 import model_pb2 as model_pb
 from caravan_engine.domain.kv_numbers import DiskStats, KvSnapshot, KvUnit, MoveTimes
 from caravan_engine.domain.model_facts import DeviceMemory
+from caravan_engine.runtime.handover_arrival import ArrivalNumbers
 from caravan_engine.runtime.retained_streams import KeptNumbers
 from caravan_engine.runtime.stats import Distribution, HistogramSnapshot, StatsSnapshot
 
@@ -49,6 +50,7 @@ def to_stats(
     resident_bytes: int,
     disk: DiskStats | None = None,
     streams: KeptNumbers | None = None,
+    arrivals: ArrivalNumbers | None = None,
     devices: Iterable[DeviceMemory] = (),
 ) -> pb.WorkerStats:
     """Converts the numbers of one moment.
@@ -59,6 +61,7 @@ def to_stats(
         resident_bytes: Its memory.
         disk: The disk tier; None without one.
         streams: What is kept for whoever comes back; None before anything can be.
+        arrivals: What went on here of other workers; None before anything can.
         devices: Those that hold a part of the model.
     """
     start_time = Timestamp()
@@ -106,6 +109,9 @@ def to_stats(
         stats.MergeFrom(_to_disk(disk))
     if streams is not None:
         stats.MergeFrom(_to_streams(streams))
+    if arrivals is not None:
+        stats.handovers_taken_total = arrivals.num_taken
+        stats.handovers_recomputed_total = arrivals.num_recomputed
     return stats
 
 

@@ -211,4 +211,4 @@ def handover_directories() -> list[Path]:
 
 
 def _own_prefix() -> str:
-    return f"caravan-{os.geteuid()}-"
+    return f"caravan-handover-{os.geteuid()}-"

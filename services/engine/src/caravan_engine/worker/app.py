@@ -36,6 +36,7 @@ from caravan_engine.rpc.worker_servicer import (
     forget_nothing,
 )
 from caravan_engine.runtime.engine_loop import EngineLoop
+from caravan_engine.runtime.handover_arrival import HandoverArrival
 from caravan_engine.runtime.output_stream import LoopNotifier
 from caravan_engine.runtime.page_mover import PagedMemory
 from caravan_engine.runtime.retained_streams import RetainedStreams
@@ -47,7 +48,7 @@ from caravan_engine.worker.handover import Handover, open_handover
 from caravan_engine.worker.host_pipe import HostPipe
 from caravan_engine.worker.memory import resident_bytes
 from caravan_engine.worker.metrics_log import open_metrics_log
-from caravan_engine.worker.page_disk import open_page_disk, page_preparation, take_over
+from caravan_engine.worker.page_disk import open_page_disk, page_arrival, take_over
 from caravan_engine.worker.paging import kv_options, warm_up
 from caravan_engine.worker.streams import open_streams
 from caravan_engine.worker.threads import in_thread
@@ -93,6 +94,7 @@ class WorkerApp:
         self._disk: DiskPages | None = None
         self._retained: RetainedStreams | None = None
         self._handover: Handover | None = None
+        self._arrival: HandoverArrival | None = None
         self._draining: Draining | None = None
         self._resources = contextlib.AsyncExitStack()
 
@@ -287,6 +289,7 @@ class WorkerApp:
             resident_bytes=resident_bytes(),
             disk=self._disk.stats() if self._disk else None,
             streams=self._retained.numbers() if self._retained else None,
+            arrivals=self._arrival.numbers() if self._arrival else None,
             devices=devices(),
         )
 
@@ -315,9 +318,9 @@ class WorkerApp:
             tracing=self._tracing.calls,
         )
         self._start_tracing()
-        preparation = page_preparation(settings, engine, self._disk, self._handover)
+        self._arrival = page_arrival(settings, engine, self._disk, self._handover)
         streams, journal, self._retained = await open_streams(
-            settings, engine, preparation, self._tls, self._resources
+            settings, engine, self._arrival.prepare, self._tls, self._resources
         )
         self._draining = Draining(engine, server, self._handover, settings.handover.time_s)
         servicer = WorkerServicer(

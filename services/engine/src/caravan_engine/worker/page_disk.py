@@ -8,7 +8,7 @@ from caravan_engine.config import DISK_QUEUE_BYTES
 from caravan_engine.control.settings import WorkerSettings
 from caravan_engine.domain.paging.page_image import root_key
 from caravan_engine.runtime.engine_loop import EngineLoop
-from caravan_engine.runtime.handover_arrival import HandoverArrival, Prepare
+from caravan_engine.runtime.handover_arrival import HandoverArrival, Prepare, take_nothing
 from caravan_engine.runtime.page_adoption import PageAdoption, prepare_nothing
 from caravan_engine.storage.disk_pages import DiskPages, DiskSettings
 from caravan_engine.storage.page_files import Codec, PageIdentity
@@ -59,18 +59,17 @@ async def take_over(disk: DiskPages) -> None:
         is_there = await in_thread(disk.take_over)
 
 
-def page_preparation(
+def page_arrival(
     settings: WorkerSettings, engine: EngineLoop, disk: DiskPages | None, handover: Handover | None
-) -> Prepare:
+) -> HandoverArrival:
     """Returns what gets the pages of a request that another worker began.
 
     What a drained worker left goes before what is on disk: it is all that there was.
     """
-    prepare: Prepare = prepare_nothing
+    otherwise: Prepare = prepare_nothing
     if disk is not None:
         root_of = partial(root_key, settings.model_digest)
         page_size = settings.kv.page_size
-        prepare = PageAdoption(disk.adopt, root_of=root_of, page_size=page_size).prepare
-    if handover is not None:
-        prepare = HandoverArrival(handover.take, engine.take_in, prepare).prepare
-    return prepare
+        otherwise = PageAdoption(disk.adopt, root_of=root_of, page_size=page_size).prepare
+    take = take_nothing if handover is None else handover.take
+    return HandoverArrival(take, engine.take_in, otherwise)

@@ -3,6 +3,7 @@ from caravan.model.v1 import model_pb2 as model_pb
 from caravan_engine.domain.kv_numbers import DiskStats, KvSnapshot, KvUnit, MoveTimes, StoredPages
 from caravan_engine.domain.model_facts import DeviceMemory
 from caravan_engine.rpc.convert_stats import WorkerFacts, to_stats
+from caravan_engine.runtime.handover_arrival import ArrivalNumbers
 from caravan_engine.runtime.retained_streams import KeptNumbers
 from caravan_engine.runtime.stats import Distribution, EngineStats, Gauges
 
@@ -111,6 +112,13 @@ def test_the_disk_arrives_under_its_names():
     assert (stats.disk_writes_total, stats.disk_reads_total) == (7, 8)
     assert stats.disk_read_failures_total == 9
     assert [(each.cause, each.count) for each in stats.disk_losses] == [("displaced", 10)]
+
+
+def test_requests_of_other_workers_arrive_under_their_names():
+    arrivals = ArrivalNumbers(num_taken=5, num_recomputed=2)
+    stats = to_stats(snapshot(), FACTS, resident_bytes=0, arrivals=arrivals)
+
+    assert (stats.handovers_taken_total, stats.handovers_recomputed_total) == (5, 2)
 
 
 def test_kept_streams_and_devices_arrive_under_their_names():

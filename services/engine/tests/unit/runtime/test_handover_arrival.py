@@ -15,7 +15,7 @@ from caravan_engine.domain.request import Continuation, Emitted, GenerationReque
 from caravan_engine.domain.sampling.options import SamplingOptions
 from caravan_engine.domain.scheduling.limits import SchedulerLimits
 from caravan_engine.runtime.engine_loop import EngineLoop
-from caravan_engine.runtime.handover_arrival import HandoverArrival
+from caravan_engine.runtime.handover_arrival import ArrivalNumbers, HandoverArrival, take_nothing
 from caravan_engine.runtime.output_stream import EventPacer, LoopNotifier
 from caravan_engine.runtime.page_mover import PagedMemory
 from caravan_engine.storage.checksums import checksum
@@ -152,12 +152,21 @@ async def test_streams_end_here_and_go_on_there_from_all_that_was_computed(make_
         assert tokens == undisturbed
     assert places.left == {}
     assert places.looked_elsewhere == []
+    assert arrival.numbers() == ArrivalNumbers(num_taken=3, num_recomputed=0)
 
 
 async def test_what_nobody_left_is_looked_for_elsewhere(make_engine, places):
     arrival = HandoverArrival(places.take, make_engine().take_in, places.otherwise)
     await arrival.prepare(request("r", [1, 2]))
     assert places.looked_elsewhere == ["r"]
+    assert arrival.numbers() == ArrivalNumbers(num_taken=0, num_recomputed=1)
+
+
+async def test_where_nothing_is_ever_left_everything_is_looked_for_elsewhere(make_engine, places):
+    arrival = HandoverArrival(take_nothing, make_engine().take_in, places.otherwise)
+    await arrival.prepare(request("r", [1, 2]))
+    assert places.looked_elsewhere == ["r"]
+    assert arrival.numbers() == ArrivalNumbers(num_taken=0, num_recomputed=1)
 
 
 async def test_a_new_request_takes_nothing(make_engine, places):
@@ -165,3 +174,4 @@ async def test_a_new_request_takes_nothing(make_engine, places):
     arrival = HandoverArrival(places.take, make_engine().take_in, places.otherwise)
     await arrival.prepare(request())
     assert places.left == {"r": ["an image"]}
+    assert arrival.numbers() == ArrivalNumbers(num_taken=0, num_recomputed=0)

@@ -165,6 +165,8 @@ class WorkerStats(_message.Message):
     KEPT_STREAM_COUNT_FIELD_NUMBER: _builtins.int
     UNREAD_STREAM_COUNT_FIELD_NUMBER: _builtins.int
     KEPT_STREAM_BYTES_FIELD_NUMBER: _builtins.int
+    HANDOVERS_TAKEN_TOTAL_FIELD_NUMBER: _builtins.int
+    HANDOVERS_RECOMPUTED_TOTAL_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Names this very process."""
     model: _builtins.str
@@ -265,6 +267,10 @@ class WorkerStats(_message.Message):
     """Those of them that nobody reads at present."""
     kept_stream_bytes: _builtins.int
     """Bytes that are kept of them."""
+    handovers_taken_total: _builtins.int
+    """Requests that another worker began and left what it had in memory, from which they went on."""
+    handovers_recomputed_total: _builtins.int
+    """Requests that another worker began and left nothing of; what it had is computed again, as far as it isn't on disk."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When the process started."""
@@ -352,10 +358,12 @@ class WorkerStats(_message.Message):
         kept_stream_count: _builtins.int = ...,
         unread_stream_count: _builtins.int = ...,
         kept_stream_bytes: _builtins.int = ...,
+        handovers_taken_total: _builtins.int = ...,
+        handovers_recomputed_total: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell_count", b"cell_count", "cell_evictions_total", b"cell_evictions_total", "cell_page_count", b"cell_page_count", "context_tokens", b"context_tokens", "cpu_layer_count", b"cpu_layer_count", "devices", b"devices", "disk_budget_bytes", b"disk_budget_bytes", "disk_losses", b"disk_losses", "disk_page_bytes", b"disk_page_bytes", "disk_page_count", b"disk_page_count", "disk_read_failures_total", b"disk_read_failures_total", "disk_reads_pending", b"disk_reads_pending", "disk_reads_total", b"disk_reads_total", "disk_writes_pending", b"disk_writes_pending", "disk_writes_total", b"disk_writes_total", "gpu_layer_count", b"gpu_layer_count", "highest_used_cell", b"highest_used_cell", "histograms", b"histograms", "host_budget_bytes", b"host_budget_bytes", "host_evictions_total", b"host_evictions_total", "host_page_bytes", b"host_page_bytes", "host_page_count", b"host_page_count", "host_page_token_count", b"host_page_token_count", "idle_cell_count", b"idle_cell_count", "idle_page_count", b"idle_page_count", "input_tokens_total", b"input_tokens_total", "kept_stream_bytes", b"kept_stream_bytes", "kept_stream_count", b"kept_stream_count", "kv_unit", b"kv_unit", "layers_evicted_total", b"layers_evicted_total", "model", b"model", "outcomes", b"outcomes", "output_tokens_per_second", b"output_tokens_per_second", "output_tokens_total", b"output_tokens_total", "page_moves", b"page_moves", "page_token_count", b"page_token_count", "pages_coalesced_total", b"pages_coalesced_total", "pages_damaged_total", b"pages_damaged_total", "parked_count", b"parked_count", "parkings_total", b"parkings_total", "paused_count", b"paused_count", "prefix_hit_tokens_total", b"prefix_hit_tokens_total", "prefix_query_tokens_total", b"prefix_query_tokens_total", "replica_index", b"replica_index", "resident_bytes", b"resident_bytes", "running_count", b"running_count", "seat_count", b"seat_count", "start_time", b"start_time", "step_running", b"step_running", "step_seconds_total", b"step_seconds_total", "steps_total", b"steps_total", "unread_stream_count", b"unread_stream_count", "used_cell_count", b"used_cell_count", "waiting_count", b"waiting_count", "waiting_counts", b"waiting_counts", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell_count", b"cell_count", "cell_evictions_total", b"cell_evictions_total", "cell_page_count", b"cell_page_count", "context_tokens", b"context_tokens", "cpu_layer_count", b"cpu_layer_count", "devices", b"devices", "disk_budget_bytes", b"disk_budget_bytes", "disk_losses", b"disk_losses", "disk_page_bytes", b"disk_page_bytes", "disk_page_count", b"disk_page_count", "disk_read_failures_total", b"disk_read_failures_total", "disk_reads_pending", b"disk_reads_pending", "disk_reads_total", b"disk_reads_total", "disk_writes_pending", b"disk_writes_pending", "disk_writes_total", b"disk_writes_total", "gpu_layer_count", b"gpu_layer_count", "handovers_recomputed_total", b"handovers_recomputed_total", "handovers_taken_total", b"handovers_taken_total", "highest_used_cell", b"highest_used_cell", "histograms", b"histograms", "host_budget_bytes", b"host_budget_bytes", "host_evictions_total", b"host_evictions_total", "host_page_bytes", b"host_page_bytes", "host_page_count", b"host_page_count", "host_page_token_count", b"host_page_token_count", "idle_cell_count", b"idle_cell_count", "idle_page_count", b"idle_page_count", "input_tokens_total", b"input_tokens_total", "kept_stream_bytes", b"kept_stream_bytes", "kept_stream_count", b"kept_stream_count", "kv_unit", b"kv_unit", "layers_evicted_total", b"layers_evicted_total", "model", b"model", "outcomes", b"outcomes", "output_tokens_per_second", b"output_tokens_per_second", "output_tokens_total", b"output_tokens_total", "page_moves", b"page_moves", "page_token_count", b"page_token_count", "pages_coalesced_total", b"pages_coalesced_total", "pages_damaged_total", b"pages_damaged_total", "parked_count", b"parked_count", "parkings_total", b"parkings_total", "paused_count", b"paused_count", "prefix_hit_tokens_total", b"prefix_hit_tokens_total", "prefix_query_tokens_total", b"prefix_query_tokens_total", "replica_index", b"replica_index", "resident_bytes", b"resident_bytes", "running_count", b"running_count", "seat_count", b"seat_count", "start_time", b"start_time", "step_running", b"step_running", "step_seconds_total", b"step_seconds_total", "steps_total", b"steps_total", "unread_stream_count", b"unread_stream_count", "used_cell_count", b"used_cell_count", "waiting_count", b"waiting_count", "waiting_counts", b"waiting_counts", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
