@@ -20,7 +20,8 @@ from caravan_engine.domain.sampling.token_sampler import TokenSampler
 from caravan_engine.domain.scheduling.batch_policy import BatchPolicy
 from caravan_engine.domain.scheduling.fairness import ClientWeights
 from caravan_engine.domain.scheduling.limits import SchedulerLimits
-from caravan_engine.domain.scheduling.request_queue import QueueGate, RequestQueue
+from caravan_engine.domain.scheduling.queue_gate import QueueGate
+from caravan_engine.domain.scheduling.request_queue import RequestQueue
 from caravan_engine.domain.scheduling.scheduler import Scheduler
 from caravan_engine.domain.sequence import Sequence, SequenceGroup
 from caravan_engine.domain.step import StepPlan
@@ -194,7 +195,8 @@ class Rig:
         self.limits = limits
         self.kv = kv
         self.clock = FakeClock()
-        self.gate = QueueGate(limits.queue_capacity)
+        weights = ClientWeights(limits.client_weights)
+        self.gate = QueueGate(limits.queue_capacity, weights)
         self.observer = RecordingObserver()
         self.scheduler = Scheduler(
             limits,
@@ -203,22 +205,32 @@ class Rig:
             queue=RequestQueue(
                 limits.queue_timeout_s,
                 ageing_s_per_level=limits.ageing_s_per_level,
-                weights=ClientWeights(limits.client_weights),
+                weights=weights,
             ),
             end_tokens=backend.vocabulary.end_tokens,
             observer=self.observer,
             batch_policy=batch_policy,
         )
         self.plans: list[StepPlan] = []
+        self._displaced: list[SequenceGroup] = []
         self._runner = StepRunner(backend, zlib.crc32)
 
     def submit(self, prompt: bytes = b"prompt", **fields) -> Sequence:
         """Submits a request of one choice and returns its sequence."""
         return self.submit_group(prompt, **fields).sequences[0]
 
-    def submit_group(
+    def submit_group(self, prompt: bytes = b"prompt", **fields) -> SequenceGroup:
+        group = self.make_group(prompt, **fields)
+        displaced = self.gate.enter(group)
+        self.scheduler.submit(group)
+        if displaced is not None:
+            self._displaced.append(displaced)
+        return group
+
+    def make_group(
         self, prompt: bytes = b"prompt", *, max_output: int = 8, **fields
     ) -> SequenceGroup:
+        """Makes a request that nobody has heard of yet."""
         sampling = fields.pop("sampling", SamplingOptions(temperature=0))
         request = GenerationRequest(
             request_id="r",
@@ -240,10 +252,7 @@ class Rig:
             )
             for index in range(request.choice_count)
         ]
-        group = SequenceGroup(request, sequences, output=sequences[0].output, arrived=self.clock())
-        self.gate.enter(request.priority)
-        self.scheduler.submit(group)
-        return group
+        return SequenceGroup(request, sequences, output=sequences[0].output, arrived=self.clock())
 
     def _sampler(self, request: GenerationRequest, choice_index: int) -> TokenSampler:
         return TokenSampler(
@@ -259,7 +268,15 @@ class Rig:
         plan = self.scheduler.schedule(self.clock())
         self.plans.append(plan)
         self.scheduler.apply(self._runner.run(plan), self.clock())
+        self.end_displaced()
         return plan
+
+    def end_displaced(self) -> None:
+        """Does what is posted meanwhile: ends who gave way, unless it was seated or ended first."""
+        for each in self._displaced:
+            if self.gate.is_displaced(each):
+                self.scheduler.end(each, self.gate.refusal(), self.clock())
+        self._displaced.clear()
 
     def carry_out_moves(self) -> None:
         """Does at once what the next step would do first, and what follows from that."""

@@ -278,8 +278,8 @@ class QueueSettings(Section):
     )
     weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
         {},
-        description="Shares of clients of equal priority, by `tenant/principal` or `tenant` (each "
-        "of its principals); 1 where not named.",
+        description="Shares of clients of equal priority, also of a full queue, by "
+        "`tenant/principal` or `tenant` (each of its principals); 1 where not named.",
     )
     refuse_late: bool = Field(
         True,

@@ -54,6 +54,11 @@ class QueuedRequest:
         if violations:
             raise InvalidFieldError(*violations)
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether another worker accepted it before, so that it gives way to no newcomer."""
+        return False
+
     def _violations(self) -> Iterator[FieldViolation]:
         if not 0 <= self.priority <= MAX_PRIORITY:
             yield FieldViolation("priority", f"must be between 0 and {MAX_PRIORITY}")
@@ -95,6 +100,11 @@ class GenerationRequest(QueuedRequest):
     choice_count: int = 1
     num_top_logprobs: int | None = None  # named beside each token; None: no log-probabilities
     continuation: Continuation | None = None  # of a request that another worker began
+
+    @property
+    def is_begun(self) -> bool:
+        """See `QueuedRequest`."""
+        return self.continuation is not None
 
     def emitted(self, choice_index: int) -> Emitted:
         """Returns what the client has of a choice."""

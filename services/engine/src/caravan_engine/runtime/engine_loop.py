@@ -22,12 +22,14 @@ from caravan_engine.domain.scheduling.batch_policy import make_batch_policy
 from caravan_engine.domain.scheduling.deadline_guard import DeadlineGuard
 from caravan_engine.domain.scheduling.fairness import ClientWeights
 from caravan_engine.domain.scheduling.limits import SchedulerLimits
-from caravan_engine.domain.scheduling.request_queue import QueueGate, RequestQueue
+from caravan_engine.domain.scheduling.queue_gate import QueueGate
+from caravan_engine.domain.scheduling.request_queue import RequestQueue
 from caravan_engine.domain.scheduling.scheduler import Scheduler
 from caravan_engine.domain.sequence import Sequence as TokenSequence
 from caravan_engine.domain.sequence import SequenceGroup
 from caravan_engine.domain.step import StepPlan
 from caravan_engine.runtime.embeddings import EmbeddingJob, VectorWriter
+from caravan_engine.runtime.entrance import Entrance
 from caravan_engine.runtime.handing_over import HandingOver, Leave
 from caravan_engine.runtime.observers import Observers
 from caravan_engine.runtime.output_stream import EventPacer, OutputStream
@@ -81,10 +83,10 @@ class EngineLoop:
         self._pacer = pacer or EventPacer()
         timing = timing or Timing()
         self._clock = timing.clock
-        self._gate = QueueGate(limits.queue_capacity)
         self._stats = EngineStats(num_seats=limits.num_seats, num_cells=limits.num_cells)
         self._rates = timing.rates
         weights = ClientWeights(limits.client_weights)
+        self._gate = QueueGate(limits.queue_capacity, weights)
         self._guard = DeadlineGuard(
             self._rates,
             num_seats=limits.num_seats,
@@ -105,6 +107,10 @@ class EngineLoop:
             batch_policy=make_batch_policy(limits, self._rates),
         )
         self._kv = memory.kv
+        self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._entrance = Entrance(
+            self._gate, self._guard, self._scheduler, clock=self._clock, post=self._inbox.put
+        )
         self._opening = RequestOpening(
             backend,
             limits,
@@ -114,7 +120,6 @@ class EngineLoop:
             mark_written=self._mark_written,
         )
         self._runner = StepRunner(backend, memory.checksum)
-        self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._changed: dict[OutputStream, None] = {}
         self._drains: list[Future[None]] = []
         self._handing_over: HandingOver | None = None
@@ -138,17 +143,16 @@ class EngineLoop:
             ContextLengthExceededError: if it can never fit.
             InvalidFieldError: if it biases tokens that don't exist or wants more choices than
                 there are seats.
-            QueueFullError: if too many wait already.
+            QueueFullError: if too many wait already, and nobody has to give way.
             DeadlineUnreachableError: if it would be done too late, as far as measured.
             DrainingError: after `drain`.
         """
         try:
             group, stream = self._opening.open(request, self._clock())
-            self._enter(group, is_begun=request.continuation is not None)
+            self._entrance.enter(group, self._scheduler.submit if group.live else self._conclude)
         except CaravanError as error:
             self._stats.refused(error.reason.value.lower())
             raise
-        self._inbox.put(partial(self._scheduler.submit if group.live else self._conclude, group))
         return stream
 
     def retell(self, request: GenerationRequest) -> tuple[Delta, ...]:
@@ -160,7 +164,7 @@ class EngineLoop:
 
         Raises:
             ContextLengthExceededError: if it can never fit.
-            QueueFullError: if too many wait already.
+            QueueFullError: if too many wait already, and nobody has to give way.
             DeadlineUnreachableError: if it would be done too late, as far as measured.
             DrainingError: after `drain`.
         """
@@ -171,23 +175,22 @@ class EngineLoop:
         group = SequenceGroup(request, [sequence], output=writer, arrived=self._clock())
         try:
             self._limits.check_embedding(request)
-            self._enter(group)
+            self._entrance.enter(group, self._scheduler.submit)
         except CaravanError as error:
             self._stats.refused(error.reason.value.lower())
             raise
-        self._inbox.put(partial(self._scheduler.submit, group))
         return EmbeddingJob(writer.result, lambda: self._inbox.put(partial(self._cancel, group)))
 
     def drain(self) -> Future[None]:
         """Refuses new requests from now on; the future is done when nobody runs or waits."""
-        self._gate.close()
+        self._entrance.close()
         drained: Future[None] = Future()
         self._inbox.put(partial(self._drains.append, drained))
         return drained
 
     def hand_over(self, leave: Leave) -> Future[int]:
         """Ends every request after `leave` has taken its pages; the future tells how many."""
-        self._gate.close()
+        self._entrance.close()
         handing_over = HandingOver(self._scheduler, self._kv, leave, self._carry_out)
         self._inbox.put(partial(self._begin, handing_over))
         return handing_over.done
@@ -225,7 +228,7 @@ class EngineLoop:
 
     def stop(self) -> None:
         """Ends what still runs with DRAINING and waits for the decode thread."""
-        self._gate.close()
+        self._entrance.close()
         self._inbox.put(self._stop)
         self._thread.join()
 
@@ -247,17 +250,6 @@ class EngineLoop:
 
         self._inbox.put(obey)
         return done
-
-    def _enter(self, group: SequenceGroup, *, is_begun: bool = False) -> None:
-        """Takes a place in the queue; of what has begun elsewhere no estimate takes the rest."""
-        self._gate.enter(group.request.priority)
-        try:
-            if not is_begun:
-                self._guard.check(group, self._clock())
-        except CaravanError:
-            self._gate.withdraw(group.request.priority)
-            raise
-        self._guard.entered(group)
 
     def _has_read(self, num_tokens: int) -> None:
         if num_tokens >= self._limits.max_unread_tokens:
@@ -331,7 +323,7 @@ class EngineLoop:
     def _conclude(self, group: SequenceGroup) -> None:
         """Ends a request of which another worker did everything but say so."""
         now = self._clock()
-        self._gate.leave(group.request.priority, now)
+        self._gate.leave(group, now)
         self._guard.ended(group, _CONCLUDED, now)
         group.output.start(group, cached_tokens=0)
         group.output.complete(group)

@@ -1,101 +1,22 @@
-"""Who waits for a seat, and who may begin to wait."""
+"""Who waits for a seat, and who is next."""
 
 import heapq
-import threading
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, count, islice
 
-from caravan_engine.domain.errors import DrainingError, QueueFullError
 from caravan_engine.domain.request import MAX_PRIORITY
 from caravan_engine.domain.scheduling.fairness import ClientWeights, FairnessLedger
 from caravan_engine.domain.scheduling.waiting_line import Place, WaitingLine
 from caravan_engine.domain.sequence import SequenceGroup
 
-_MIN_RETRY_S = 0.1
-_MAX_RETRY_S = 60.0
-_UNKNOWN_RETRY_S = 1.0
-_SMOOTHING = 0.2
-_DRAINED_SHARE = 0.1
 _EXPIRY_SLACK = 64
 
 DEFAULT_AGEING_S = 2.0
 """Seconds of waiting for one priority. With a queue timeout of 30 s a background request (1) thus
 passes the default ones (10) that come 18 s after it, and no default one ever passes a premium one
 (50), which would take 80 s."""
-
-
-class QueueGate:
-    """Bounds the number of waiting requests. Usable from any thread.
-
-    It stands apart from the queue so that a refusal doesn't have to wait for the step that the
-    decode thread is in.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._lock = threading.Lock()
-        self._num_waiting: Counter[int] = Counter()  # by priority
-        self._is_draining = False
-        self._left_at: float | None = None
-        self._mean_interval_s: float | None = None
-
-    @property
-    def num_waiting(self) -> int:
-        """Requests that wait for a seat."""
-        with self._lock:
-            return self._num_waiting.total()
-
-    @property
-    def num_waiting_by_priority(self) -> dict[int, int]:
-        """The same by the priority that they came with; those of which none waits are left out."""
-        with self._lock:
-            return {priority: num for priority, num in sorted(self._num_waiting.items()) if num}
-
-    def enter(self, priority: int) -> None:
-        """Takes a place in the queue.
-
-        Raises:
-            DrainingError: after `close`.
-            QueueFullError: without a free place.
-        """
-        with self._lock:
-            if self._is_draining:
-                raise DrainingError
-            if self._num_waiting.total() >= self._capacity:
-                raise QueueFullError(capacity=self._capacity, retry_after_s=self.retry_after_s())
-            self._num_waiting[priority] += 1
-
-    def leave(self, priority: int, now: float) -> None:
-        """Gives a place back, for whatever reason."""
-        with self._lock:
-            self._num_waiting[priority] -= 1
-            self._observe_departure(now)
-
-    def withdraw(self, priority: int) -> None:
-        """Gives a place back that was never used; the rate of departures doesn't change."""
-        with self._lock:
-            self._num_waiting[priority] -= 1
-
-    def close(self) -> None:
-        """Refuses everybody from now on."""
-        with self._lock:
-            self._is_draining = True
-
-    def retry_after_s(self) -> float:
-        """Returns how long a tenth of the queue takes to leave, at the measured rate."""
-        if self._mean_interval_s is None:
-            return _UNKNOWN_RETRY_S
-        estimate = self._mean_interval_s * max(1.0, self._num_waiting.total() * _DRAINED_SHARE)
-        return min(max(estimate, _MIN_RETRY_S), _MAX_RETRY_S)
-
-    def _observe_departure(self, now: float) -> None:
-        if self._left_at is not None:
-            interval = now - self._left_at
-            mean = interval if self._mean_interval_s is None else self._mean_interval_s
-            self._mean_interval_s = mean + _SMOOTHING * (interval - mean)
-        self._left_at = now
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,9 @@ from caravan_engine.domain.sampling.logprobs import Logprobs
 from caravan_engine.domain.scheduling.admission import Admission, groups_of
 from caravan_engine.domain.scheduling.batch_policy import BatchPolicy, DecodeFirst, TakingTurns
 from caravan_engine.domain.scheduling.limits import SchedulerLimits
+from caravan_engine.domain.scheduling.queue_gate import QueueGate
 from caravan_engine.domain.scheduling.reader_watch import ReaderWatch
-from caravan_engine.domain.scheduling.request_queue import QueueGate, RequestQueue
+from caravan_engine.domain.scheduling.request_queue import RequestQueue
 from caravan_engine.domain.sequence import Sequence, SequenceGroup
 from caravan_engine.domain.step import Chunk, StepPlan, StepResult
 from caravan_rpckit.errors import CaravanError
@@ -200,10 +201,9 @@ class Scheduler:
         """Seats those at the head of the queue; one who doesn't fit yet is not overtaken."""
         while group := self._queue.peek(now):
             if not self._admission.fits(group, self._running.values()):
-                displaced = self._admission.make_way(group, self._running.values())
-                if not displaced:
+                if not (parked := self._admission.make_way(group, self._running.values())):
                     break
-                for each in displaced:
+                for each in parked:
                     self._park(each, now)
             group.claim = self._queue.effective_priority(group, now)
             self._leave_queue(group, now)
@@ -229,7 +229,7 @@ class Scheduler:
         if group in self._queue:
             self._queue.remove(group)
         if not group.num_parkings:
-            self._gate.leave(group.request.priority, now)
+            self._gate.leave(group, now)
 
     def _compose(self, now: float) -> tuple[Chunk, ...]:
         """Divides the step among those who may compute; parks somebody if cells run out."""

@@ -2,41 +2,11 @@ import itertools
 
 import pytest
 
-from caravan_engine.domain.errors import DrainingError, QueueFullError
 from caravan_engine.domain.request import ClientKey, QueuedRequest
 from caravan_engine.domain.scheduling.fairness import ClientWeights
-from caravan_engine.domain.scheduling.request_queue import QueueGate, RequestQueue
+from caravan_engine.domain.scheduling.request_queue import RequestQueue
 from caravan_engine.domain.scheduling.waiting_line import WaitingLine
 from caravan_engine.domain.sequence import SequenceGroup
-
-
-def test_the_gate_refuses_at_once_when_all_places_are_taken():
-    gate = QueueGate(2)
-    gate.enter(10)
-    gate.enter(10)
-    with pytest.raises(QueueFullError) as caught:
-        gate.enter(10)
-    assert caught.value.retry_after_s == 1.0  # nothing measured yet
-    gate.leave(10, now=0.0)
-    gate.enter(10)
-    assert gate.num_waiting == 2
-
-
-def test_the_delay_follows_the_measured_departures():
-    gate = QueueGate(100)
-    for _ in range(100):
-        gate.enter(10)
-    for moment in range(20):
-        gate.leave(10, now=moment * 0.5)
-    assert gate.retry_after_s() == pytest.approx(0.5 * 80 * 0.1)
-
-
-def test_a_closed_gate_lets_nobody_in():
-    gate = QueueGate(2)
-    gate.close()
-    with pytest.raises(DrainingError):
-        gate.enter(10)
-
 
 # ── order ──
 
@@ -294,16 +264,6 @@ def test_requests_that_come_and_go_leave_nothing_behind(queue):
         queue.ended(each)
     assert drained(queue) == [first]
     assert queue.next_expiry() is None
-
-
-def test_who_waits_is_told_by_priority():
-    gate = QueueGate(10)
-    for priority in (50, 10, 10, 0):
-        gate.enter(priority)
-    gate.leave(10, now=0.0)
-    gate.withdraw(50)
-    assert gate.num_waiting_by_priority == {0: 1, 10: 1}
-    assert gate.num_waiting == 2
 
 
 def test_who_comes_next_is_told_by_priority_and_by_turns_of_clients(queue):

@@ -16,6 +16,7 @@ from caravan_engine.domain.errors import (
     DecodeFailedError,
     QueueFullError,
 )
+from caravan_engine.domain.request import ClientKey
 
 NUM_CELLS, BUDGET, CONTEXT = 60, 7, 40
 
@@ -43,6 +44,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             token_budget=BUDGET,
             context_tokens=CONTEXT,
             queue_capacity=5,
+            client_weights={"b": 2.0},
             queue_timeout_s=20,
             max_unread_tokens=4,
             reader_stall_s=10,
@@ -63,8 +65,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         priority=st.sampled_from([1, 10, 50]),
         deadline_s=st.none() | st.floats(0, 30),
         num_choices=st.sampled_from([1, 1, 2, 3]),
+        tenant=st.sampled_from("aaab"),
     )
-    def submit(self, length, is_like, max_output, priority, deadline_s, num_choices):
+    def submit(self, length, is_like, max_output, priority, deadline_s, num_choices, tenant):
         now = self.rig.clock()
         own = [len(self.sequences) * 7 + i for i in range(length)]
         prompt = bytes(each % 251 for each in [*range(is_like), *own[is_like:]][:length])
@@ -76,6 +79,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 priority=priority,
                 deadline=deadline,
                 choice_count=num_choices,
+                client=ClientKey(tenant),
             )
         except ContextLengthExceededError:
             assert length >= CONTEXT or length - 1 + num_choices > NUM_CELLS - num_choices
@@ -89,6 +93,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         for _ in range(count):
             self.rig.step()
             self.rig.check_integrity()
+
+    @rule()
+    def hear_of_the_displaced(self):
+        self.rig.end_displaced()
 
     @rule(seconds=st.floats(0, 12))
     def wait(self, seconds):
@@ -125,7 +133,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         groups = {sequence.group for sequence in self.sequences}
         running = {sequence.group for sequence in self.rig.scheduler.running}
         new = [each for each in groups - running if each.live and not each.num_parkings]
-        assert self.rig.gate.num_waiting == len(new)
+        displaced = [each for each in groups if self.rig.gate.is_displaced(each)]
+        assert self.rig.gate.num_waiting == len(new) - len(displaced) <= 5
+        assert set(displaced) <= set(new)
 
     @invariant()
     def a_request_ends_once_and_only_when_all_its_choices_have(self):
