@@ -167,10 +167,10 @@ class MethodHandler:
         call = Call(self.method, context, CallTrace(self._rules.tracing, self.method))
         call.trace.begin(call.metadata.get(TRACEPARENT_KEY, ""))
         started = time.perf_counter()
-        for observer in self._rules.observers:
-            observer.call_started(self.method)
         status: status_pb2.Status | None = None
         try:
+            for observer in self._rules.observers:
+                observer.call_started(self.method)
             self._check_peer(call)
             return await serve(call)
         except asyncio.CancelledError:
@@ -218,7 +218,10 @@ class MethodHandler:
         )
         call.trace.end(record.code, record.reason, record.request_id)
         for observer in self._rules.observers:
-            observer.call_ended(record)
+            try:
+                observer.call_ended(record)
+            except Exception as error:  # noqa: BLE001 (the others are told all the same)
+                _log_unexpected(error, call, record.trace_id)
 
 
 def _serialized(response: Message | bytes) -> bytes:
@@ -259,6 +262,11 @@ def _map_upstream(error: grpc.aio.AioRpcError, call: Call) -> status_pb2.Status:
 def _unexpected(error: Exception, call: Call) -> status_pb2.Status:
     """Logs where it happened. The exception's own text stays out: it may quote a prompt."""
     trace_id = call.trace.trace_id or uuid.uuid4().hex
+    _log_unexpected(error, call, trace_id)
+    return internal_status(trace_id)
+
+
+def _log_unexpected(error: Exception, call: Call, trace_id: str) -> None:
     frames = [
         f"{frame.filename}:{frame.lineno} {frame.name}"
         for frame in traceback.extract_tb(error.__traceback__)
@@ -273,7 +281,6 @@ def _unexpected(error: Exception, call: Call) -> status_pb2.Status:
             "frames": frames,
         },
     )
-    return internal_status(trace_id)
 
 
 def unserved_handler(method: str) -> grpc.RpcMethodHandler[bytes, bytes]:

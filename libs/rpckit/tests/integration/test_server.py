@@ -1,6 +1,7 @@
 import asyncio
 import logging
 import random
+from contextlib import AsyncExitStack
 
 import grpc
 import grpc.aio
@@ -28,6 +29,7 @@ class EndedError(CaravanError):
     reason = Reason.KEY_REVOKED
 
 
+CANARY = "canary-5f1c"
 LIMIT = 4 * 1024 * 1024
 GET = "/caravan.model.v1.ModelService/GetModel"
 
@@ -114,6 +116,73 @@ async def test_unexpected_exception_shows_nothing_of_itself(models, caplog):
     assert record.exception == "ValueError"
     assert "canary" not in details.message
     assert not any("canary" in str(vars(r)) for r in caplog.records)
+
+
+class FailingObserver:
+    """Fails at one moment of each call."""
+
+    def __init__(self, at):
+        self._at = at
+
+    def call_started(self, _method):
+        if self._at == "start":
+            raise ValueError(CANARY)
+
+    def call_ended(self, _record):
+        if self._at == "end":
+            raise ValueError(CANARY)
+
+
+class NotingObserver:
+    def __init__(self):
+        self.ended = asyncio.Queue()
+
+    def call_started(self, _method):
+        pass
+
+    def call_ended(self, record):
+        self.ended.put_nowait(record)
+
+
+@pytest.fixture
+async def observed(servicer):
+    """Serves models to observers; returns what the last of them hears, and a stub."""
+    async with AsyncExitStack() as stack:
+
+        async def make(*observers):
+            noting = NotingObserver()
+            server = RpcServer("127.0.0.1:0", observers=(*observers, noting))
+            server.add(servicer, model_pb.DESCRIPTOR.services_by_name["ModelService"])
+            await server.start()
+            stack.push_async_callback(server.stop, 0)
+            channel = await stack.enter_async_context(open_channel(f"127.0.0.1:{server.port}"))
+            return noting.ended, model_grpc.ModelServiceStub(channel)
+
+        yield make
+
+
+async def test_a_failure_while_a_call_is_counted_in_is_one_of_the_call(observed, caplog):
+    ended, models = await observed(FailingObserver("start"))
+    for call in (
+        models.GetModel(model_pb.GetModelRequest(model="m"), timeout=20),
+        read_all(models.LoadModel(model_pb.LoadModelRequest(model="m"), timeout=20)),
+    ):
+        code, details = await refusal(call)
+        assert (code, details.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+        async with asyncio.timeout(20):
+            assert (await ended.get()).code is grpc.StatusCode.INTERNAL
+    said = [r for r in caplog.records if r.message == "unexpected failure"]
+    assert [r.exception for r in said] == ["ValueError"] * 2
+    assert CANARY not in caplog.text
+
+
+async def test_who_fails_to_note_an_end_keeps_no_other_from_it(observed, caplog):
+    ended, models = await observed(FailingObserver("end"))
+    await models.GetModel(model_pb.GetModelRequest(model="m"), timeout=20)
+    async with asyncio.timeout(20):
+        assert (await ended.get()).code is grpc.StatusCode.OK
+    assert [r.exception for r in caplog.records if r.message == "unexpected failure"]
+    assert CANARY not in caplog.text
 
 
 async def test_client_stream_is_read_to_its_end_and_may_be_refused(channel):

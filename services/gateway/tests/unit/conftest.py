@@ -85,12 +85,10 @@ def live_calls(fake_clock):
 
 @pytest.fixture
 def make_pipeline(live_calls, fake_clock):
-    def make(*stages):
-        return InferencePipeline(
-            stages,
-            live_calls,
-            outcome_of=lambda error: Outcome(1, type(error).__name__),
-            clock=fake_clock,
-        )
+    def name_of(error):
+        return Outcome(1, type(error).__name__)
+
+    def make(*stages, outcome_of=name_of):
+        return InferencePipeline(stages, live_calls, outcome_of=outcome_of, clock=fake_clock)
 
     return make

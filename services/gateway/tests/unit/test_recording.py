@@ -103,10 +103,11 @@ class Known(Stage):
 def make_recording(make_pipeline, make_identity, fake_clock):
     """A pipeline of a caller who is known, and the sink of its records."""
 
-    def make(events=two_events, **options):
+    def make(events=two_events, *others, outcome_of=None, **options):
         sink = Sink()
-        stages = (Known(make_identity()), Noting("run", [], events=events, **options))
-        return make_pipeline(*stages, _record_stage(sink, fake_clock)), sink
+        stages = (Known(make_identity()), Noting("run", [], events=events, **options), *others)
+        named = {} if outcome_of is None else {"outcome_of": outcome_of}
+        return make_pipeline(*stages, _record_stage(sink, fake_clock), **named), sink
 
     return make
 
@@ -174,10 +175,6 @@ async def test_a_client_that_leaves_while_its_record_is_written_is_recorded_once
 
 
 async def test_nobody_waits_for_the_record_of_a_client_that_left(make_recording, make_call):
-    async def hanging():
-        await asyncio.Event().wait()
-        yield
-
     pipeline, sink = make_recording(hanging)
     reading = asyncio.create_task(read(pipeline, make_call()[0]))
     await asyncio.sleep(0)
@@ -185,6 +182,62 @@ async def test_nobody_waits_for_the_record_of_a_client_that_left(make_recording,
     await asyncio.gather(reading, return_exceptions=True)
     assert len(sink.records) == 1
     assert not sink.num_waits
+
+
+def unable(_error):
+    raise LookupError("no name for it")
+
+
+class Unsettled(Stage):
+    name = "unsettled"
+
+    def settle(self, call):
+        raise LookupError("nowhere to note it")
+
+
+async def hanging():
+    await asyncio.Event().wait()
+    yield
+
+
+async def test_an_end_that_nobody_can_name_is_recorded_as_a_failure_of_ours(
+    make_recording, make_call, live_calls
+):
+    pipeline, sink = make_recording(refusal=DrainingError(), outcome_of=unable)
+    with pytest.raises(LookupError):
+        await read(pipeline, make_call()[0])
+    assert [each.outcome for each in sink.records] == [Outcome(13, "INTERNAL")]
+    assert sink.num_waits == 1  # the client hears of it
+    assert len(live_calls) == 0
+
+
+async def test_a_stage_that_fails_at_the_end_keeps_nobody_from_recording(
+    make_recording, make_call, live_calls
+):
+    pipeline, sink = make_recording(two_events, Unsettled())
+    with pytest.raises(LookupError):
+        await read(pipeline, make_call()[0])
+    assert [each.outcome for each in sink.records] == [Outcome()]
+    assert len(live_calls) == 0
+
+
+@pytest.mark.parametrize(
+    ("stages", "outcome_of"), [((), unable), ((Unsettled(),), None)], ids=["naming", "settling"]
+)
+async def test_a_failure_at_the_end_of_a_call_whose_client_left_waits_for_nothing(
+    make_recording, make_call, live_calls, stages, outcome_of
+):
+    pipeline, sink = make_recording(hanging, *stages, outcome_of=outcome_of)
+    sink.on_disk.clear()
+    reading = asyncio.create_task(read(pipeline, make_call()[0]))
+    while not len(live_calls):
+        await asyncio.sleep(0)
+    reading.cancel()
+    async with asyncio.timeout(20):
+        (failure,) = await asyncio.gather(reading, return_exceptions=True)
+    assert isinstance(failure, LookupError)  # the server logs it
+    assert len(sink.records) == 1
+    assert len(live_calls) == 0
 
 
 class Ledger:

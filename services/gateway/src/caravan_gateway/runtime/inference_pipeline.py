@@ -11,7 +11,10 @@ from caravan_gateway.domain.inference_facts import CompletedFacts
 from caravan_gateway.domain.usage import Outcome
 from caravan_gateway.runtime.call_spans import CallSpans
 from caravan_gateway.runtime.live_calls import LiveCall, LiveCalls
+from caravan_rpckit.errors import Reason
 from caravan_rpckit.tracing import UNTRACED
+
+_FAILED = Outcome(13, Reason.INTERNAL)
 
 
 class InferencePipeline:
@@ -50,6 +53,7 @@ class InferencePipeline:
         raises at an event ends the call, and is recorded as its end.
         """
         live = self._live_calls.track(call.end)
+        is_heard = True  # by the client, which waits for an end
         try:
             with live, ExitStack() as settling:
                 call.guard = live
@@ -65,10 +69,12 @@ class InferencePipeline:
                                 await self._secure(call)
                             yield event
                 except BaseException as error:
+                    is_heard = isinstance(error, Exception) or live.error is not None
+                    call.outcome = _FAILED  # stands where the next line fails
                     call.outcome = self._outcome_of(_cause(error, live, call))
                     raise
-        except BaseException as error:
-            if isinstance(error, Exception) or live.error is not None:  # the client will hear of it
+        except BaseException:
+            if is_heard:
                 await self._secure(call)
             raise
 
