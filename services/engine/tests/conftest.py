@@ -17,7 +17,9 @@ from caravan_engine.domain.request import GenerationRequest
 from caravan_engine.domain.sampling.logprobs import Logprobs
 from caravan_engine.domain.sampling.options import SamplingOptions
 from caravan_engine.domain.sampling.token_sampler import TokenSampler
+from caravan_engine.domain.scheduling.admission import Admission
 from caravan_engine.domain.scheduling.batch_policy import BatchPolicy
+from caravan_engine.domain.scheduling.expected_output import ExpectedOutput
 from caravan_engine.domain.scheduling.fairness import ClientWeights
 from caravan_engine.domain.scheduling.limits import SchedulerLimits
 from caravan_engine.domain.scheduling.queue_gate import QueueGate
@@ -198,9 +200,10 @@ class Rig:
         weights = ClientWeights(limits.client_weights)
         self.gate = QueueGate(limits.queue_capacity, weights)
         self.observer = RecordingObserver()
+        self.outputs = ExpectedOutput()
         self.scheduler = Scheduler(
             limits,
-            kv=kv,
+            admission=Admission(limits, kv, self.outputs),
             gate=self.gate,
             queue=RequestQueue(
                 limits.queue_timeout_s,

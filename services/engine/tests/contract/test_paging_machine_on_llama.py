@@ -80,15 +80,17 @@ class LlamaMachine(RuleBasedStateMachine):
         priority=st.sampled_from([1, 10, 50]),
         num_choices=st.sampled_from([1, 1, 2]),
         tenant=st.sampled_from(TENANTS),
+        is_endless=st.booleans(),
     )
-    def submit(self, common, family, num_own, max_output, priority, num_choices, tenant):
+    def submit(self, common, family, num_own, max_output, tenant, **drawn):
         own = [len(self.sequences) * 7 + at for at in range(num_own)]
         prompt = [*(family * 50 + at for at in range(common)), *own]
         self.send(
             prompt,
             max_output=max_output,
-            priority=priority,
-            choice_count=num_choices,
+            priority=drawn["priority"],
+            choice_count=drawn["num_choices"],
+            ignore_eos=drawn["is_endless"],
             client=ClientKey(tenant),
         )
 

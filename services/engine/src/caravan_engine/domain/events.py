@@ -12,6 +12,10 @@ class FinishReason(StrEnum):
     LENGTH = "length"
 
 
+FINISHES = frozenset(reason.value for reason in FinishReason)
+"""How observers are told of the same."""
+
+
 @dataclass(frozen=True, slots=True)
 class Started:
     """The request has a seat and is about to be computed."""

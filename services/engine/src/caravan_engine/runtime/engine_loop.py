@@ -18,8 +18,10 @@ from caravan_engine.domain.paging.stored_texts import stored_lengths
 from caravan_engine.domain.pooling import Pooler
 from caravan_engine.domain.ports import Backend
 from caravan_engine.domain.request import EmbeddingRequest, GenerationRequest
+from caravan_engine.domain.scheduling.admission import Admission
 from caravan_engine.domain.scheduling.batch_policy import make_batch_policy
 from caravan_engine.domain.scheduling.deadline_guard import DeadlineGuard
+from caravan_engine.domain.scheduling.expected_output import ExpectedOutput
 from caravan_engine.domain.scheduling.fairness import ClientWeights
 from caravan_engine.domain.scheduling.limits import SchedulerLimits
 from caravan_engine.domain.scheduling.queue_gate import QueueGate
@@ -86,16 +88,18 @@ class EngineLoop:
         self._stats = EngineStats(num_seats=limits.num_seats, num_cells=limits.num_cells)
         self._rates = timing.rates
         weights = ClientWeights(limits.client_weights)
+        outputs = ExpectedOutput()
         self._gate = QueueGate(limits.queue_capacity, weights)
         self._guard = DeadlineGuard(
             self._rates,
             num_seats=limits.num_seats,
             is_active=limits.refuses_late,
             weights=weights,
+            outputs=outputs,
         )
         self._scheduler = Scheduler(
             limits,
-            kv=memory.kv,
+            admission=Admission(limits, memory.kv, outputs),
             gate=self._gate,
             queue=RequestQueue(
                 limits.queue_timeout_s,

@@ -7,6 +7,7 @@ store's; whom to seat, and whom to park, is the scheduler's.
 from collections.abc import Callable, Collection, Iterable
 
 from caravan_engine.domain.kv_numbers import KvSnapshot, MoveTimes
+from caravan_engine.domain.paging.cell_needs import CellNeeds
 from caravan_engine.domain.paging.cell_work import CellWork
 from caravan_engine.domain.paging.checkpoints import Checkpoints
 from caravan_engine.domain.paging.compaction import Compactor
@@ -63,6 +64,7 @@ class KvManager:
         self._compactor = compactor
         self.checkpoints = checkpoints
         self._places: dict[Sequence, Place] = {}  # in order of admission
+        self.needs = CellNeeds(self._places, work.cells, root_of=root_of, shares=shares)
         self._pinned: dict[Sequence, list[PageNode]] = {}
         self._prefetched: set[Sequence] = set()
         self._move_times = MoveTimes()  # of all steps together
@@ -260,24 +262,6 @@ class KvManager:
         return snapshot_of(
             self.cells, self.store, self._move_times, num_seated=num_seated, shares=shares
         )
-
-    def num_missing(self, sequence: Sequence) -> int:
-        """Cells that a sequence will still take for the tokens that it has."""
-        if place := self._places.get(sequence):
-            known = place.num_common if place.leader else sequence.num_computed
-            return len(sequence.tokens) - max(known, sequence.num_computed)
-        root = self._root(sequence)
-        common = [
-            common_length(other.tokens, sequence.tokens)
-            for other, its in self._places.items()
-            if self._shares and its.root == root
-        ]
-        return len(sequence.tokens) - max(common, default=0)
-
-    def num_exclusive(self, sequence: Sequence) -> int:
-        """Cells that would be free without a sequence."""
-        place = self._places.get(sequence)
-        return self.cells.num_exclusive(place.seat) if place else 0
 
     # ── beginnings ──
 

@@ -6,15 +6,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from caravan_engine.domain.errors import DeadlineUnreachableError
-from caravan_engine.domain.events import FinishReason
+from caravan_engine.domain.events import FINISHES
 from caravan_engine.domain.request import ClientKey, GenerationRequest, QueuedRequest
+from caravan_engine.domain.scheduling.expected_output import ExpectedOutput
 from caravan_engine.domain.scheduling.fairness import (
     INPUT_TOKEN_COST,
     OUTPUT_TOKEN_COST,
     ClientWeights,
 )
 from caravan_engine.domain.scheduling.forecast import Forecast, Work, forecast
-from caravan_engine.domain.scheduling.rates import Smoothed, StepRates
+from caravan_engine.domain.scheduling.rates import StepRates
 from caravan_engine.domain.scheduling.seen_prefixes import SeenPrefixes
 from caravan_engine.domain.sequence import Sequence, SequenceGroup
 from caravan_engine.domain.step import StepPlan
@@ -22,7 +23,6 @@ from caravan_engine.domain.step import StepPlan
 _MARGIN = 1.25
 _TRUSTED_S = 60.0
 _FORGETTING = 0.05  # of what was asked and computed, with each request
-_FINISHED = frozenset(reason.value for reason in FinishReason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ class DeadlineGuard:
         num_seats: Sequences that decode together.
         is_active: Whether it refuses anything.
         weights: Shares of capacity.
+        outputs: How much output to expect, which it teaches.
     """
 
     def __init__(
@@ -65,17 +66,18 @@ class DeadlineGuard:
         num_seats: int,
         is_active: bool = True,
         weights: ClientWeights | None = None,
+        outputs: ExpectedOutput | None = None,
     ) -> None:
         self._rates = rates
         self._num_seats = num_seats
         self._is_active = is_active
         self._weights = weights or ClientWeights()
+        self._outputs = outputs or ExpectedOutput()
         self._seen = SeenPrefixes()
         self._lock = threading.Lock()
         self._waiting: dict[SequenceGroup, _Waiting] = {}
         self._running: tuple[Work, ...] = ()  # replaced as a whole
         self._stepped_at = float("-inf")
-        self._output_share = Smoothed()
         self._asked_input = 0.0
         self._computed_input = 0.0
         self._input_share = 1.0
@@ -140,16 +142,13 @@ class DeadlineGuard:
         """Changes nothing; `stepped` looks at all sequences."""
 
     def ended(self, group: SequenceGroup, outcome: str, now: float) -> None:
-        """Learns how much of its bound a request used."""
+        """Learns what a request left in memory, and how much of its bound it used."""
         self._forget(group)
+        self._outputs.learn(group, outcome)
         request = group.request
-        if outcome not in _FINISHED or not isinstance(request, GenerationRequest):
-            return
-        for each in group.sequences:
-            self._seen.add(request.client.tenant, each.tokens)
-        if not request.ignore_eos:
-            bound = sum(each.max_tokens - len(request.prompt) for each in group.sequences)
-            self._output_share.add(group.num_output_tokens / bound)
+        if outcome in FINISHES and isinstance(request, GenerationRequest):
+            for each in group.sequences:
+                self._seen.add(request.client.tenant, each.tokens)
 
     def stepped(self, plan: StepPlan, running: Iterable[Sequence], now: float) -> None:
         """A step was computed; `running` are those with a seat after it."""
@@ -195,12 +194,9 @@ class DeadlineGuard:
         request = sequence.request
         if not isinstance(request, GenerationRequest):
             return Work(sequence.num_pending, 0.0)
-        bound = sequence.max_tokens - len(request.prompt)
-        share = 1.0 if request.ignore_eos else self._output_share.value
-        expected = max(1.0, share * bound) - sequence.num_output_tokens
         num_pending = len(sequence.tokens) - sequence.num_computed
         num_input = num_pending if num_pending > 1 else 0
-        return Work(num_input, max(0.0, expected))
+        return Work(num_input, self._outputs.remaining(sequence))
 
 
 def _ahead(own: _Waiting, waiting: Iterable[_Waiting]) -> Iterator[_Waiting]:

@@ -12,7 +12,6 @@ from caravan_engine.domain.errors import (
     RequestCancelledError,
 )
 from caravan_engine.domain.events import FinishReason
-from caravan_engine.domain.paging.kv_manager import KvManager
 from caravan_engine.domain.pooling import Pooler
 from caravan_engine.domain.ports import SchedulerObserver
 from caravan_engine.domain.sampling.logprobs import Logprobs
@@ -37,7 +36,7 @@ class Scheduler:
 
     Args:
         limits: What may be promised.
-        kv: What sequences have in the cells.
+        admission: Judges who gets seats, by what sequences have in the cells.
         gate: Counts who waits; the caller has entered it for each submitted request.
         queue: Orders who waits.
         end_tokens: Tokens by which the model ends a text.
@@ -49,7 +48,7 @@ class Scheduler:
         self,
         limits: SchedulerLimits,
         *,
-        kv: KvManager,
+        admission: Admission,
         gate: QueueGate,
         queue: RequestQueue,
         end_tokens: frozenset[int],
@@ -57,13 +56,13 @@ class Scheduler:
         batch_policy: BatchPolicy | None = None,
     ) -> None:
         self._limits = limits
-        self._kv = kv
+        self._kv = admission.kv
         self._gate = gate
         self._queue = queue
         self._end_tokens = end_tokens
         self._observer = observer
         self._batch_policy = batch_policy or TakingTurns(DecodeFirst())
-        self._admission = Admission(limits, kv)
+        self._admission = admission
         self._readers = ReaderWatch(limits)
         self._free_seats = list(reversed(range(limits.num_seats)))
         self._running: dict[int, Sequence] = {}  # by seat, in order of admission

@@ -131,16 +131,18 @@ class PagingMachine(RuleBasedStateMachine):
         deadline_s=st.sampled_from([None, None, None, 3.0, 15.0]),
         num_choices=st.sampled_from([1, 1, 1, 2, 3]),
         tenant=st.sampled_from(TENANTS),
+        is_endless=st.booleans(),
     )
-    def submit(self, length, common, family, max_output, priority, deadline_s, num_choices, tenant):
+    def submit(self, length, common, family, max_output, tenant, **drawn):
         own = [len(self.sequences) * 7 + at for at in range(length)]
         beginning = [family * 50 + at for at in range(min(common, length))]
         self.send(
             [*beginning, *own[len(beginning) :]],
             max_output=max_output,
-            priority=priority,
-            deadline=None if deadline_s is None else self.rig.clock() + deadline_s,
-            choice_count=num_choices,
+            priority=drawn["priority"],
+            deadline=None if (wait_s := drawn["deadline_s"]) is None else self.rig.clock() + wait_s,
+            choice_count=drawn["num_choices"],
+            ignore_eos=drawn["is_endless"],
             client=ClientKey(tenant),
         )
 

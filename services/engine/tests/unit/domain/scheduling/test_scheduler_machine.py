@@ -66,20 +66,22 @@ class SchedulerMachine(RuleBasedStateMachine):
         deadline_s=st.none() | st.floats(0, 30),
         num_choices=st.sampled_from([1, 1, 2, 3]),
         tenant=st.sampled_from("aaab"),
+        is_endless=st.booleans(),
     )
-    def submit(self, length, is_like, max_output, priority, deadline_s, num_choices, tenant):
+    def submit(self, length, is_like, max_output, tenant, **drawn):
         now = self.rig.clock()
         own = [len(self.sequences) * 7 + i for i in range(length)]
         prompt = bytes(each % 251 for each in [*range(is_like), *own[is_like:]][:length])
-        deadline = None if deadline_s is None else now + deadline_s
+        wait_s, num_choices = drawn["deadline_s"], drawn["num_choices"]
         try:
             group = self.rig.submit_group(
                 prompt,
                 max_output=max_output,
-                priority=priority,
-                deadline=deadline,
+                priority=drawn["priority"],
+                deadline=None if wait_s is None else now + wait_s,
                 choice_count=num_choices,
                 client=ClientKey(tenant),
+                ignore_eos=drawn["is_endless"],
             )
         except ContextLengthExceededError:
             assert length >= CONTEXT or length - 1 + num_choices > NUM_CELLS - num_choices
