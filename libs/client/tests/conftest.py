@@ -105,12 +105,14 @@ def start_command(gateway: FakeGateway):
     """Starts the real command as a process; what still runs afterwards is killed."""
     running: list[subprocess.Popen] = []
 
-    def start(*arguments: str, launcher=("-m", "caravan_client"), **options) -> subprocess.Popen:
+    def start(
+        *arguments: str, launcher=("-m", "caravan_client"), terminal_kind="xterm", **options
+    ) -> subprocess.Popen:
         environment = {
             **os.environ,
             "CARAVAN_ADDRESS": gateway.address,
             "CARAVAN_API_KEY": KEY,
-            "TERM": "xterm",  # wherever the tests run: without it nothing is drawn
+            "TERM": terminal_kind,  # wherever the tests run
         }
         command = [sys.executable, *launcher, *arguments]
         settings = {
@@ -148,8 +150,8 @@ def terminal() -> Iterator[Terminal]:
 def start_at_terminal(start_command, terminal: Terminal):
     """Starts the command as a person does; `terminal` is what that person has."""
 
-    def start(*arguments: str) -> subprocess.Popen:
+    def start(*arguments: str, **options) -> subprocess.Popen:
         streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal.program)
-        return start_command(*arguments, **streams, launcher=("-c", TAKE_TERMINAL))
+        return start_command(*arguments, **streams, launcher=("-c", TAKE_TERMINAL), **options)
 
     return start

@@ -48,6 +48,11 @@ class Terminal:
         """What was shown after the last match."""
         return _ESCAPES.sub("", self._written.decode(errors="replace"))[self._matched :]
 
+    @property
+    def controls(self) -> list[str]:
+        """The escape sequences among what was written."""
+        return _ESCAPES.findall(self._written.decode(errors="replace"))
+
     def type(self, text: str | bytes) -> None:
         os.write(self._person, text.encode() if isinstance(text, str) else text)
 

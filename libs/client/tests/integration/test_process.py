@@ -126,6 +126,22 @@ def test_watching_at_a_terminal_refreshes_in_place_and_ends_cleanly(start_at_ter
     terminal.expect("alpha/0")
     terminal.type(b"\x03")
     assert process.wait(PATIENCE_S) == 0
+    assert terminal.controls
+    assert "Traceback" not in terminal.unmatched
+
+
+def test_watching_at_a_terminal_without_a_cursor_prints_one_table_after_the_other(
+    start_at_terminal, terminal
+):
+    command = ("status", "--watch", "--interval", "0.1")
+    process = start_at_terminal(*command, terminal_kind="dumb")
+    for _ in range(2):
+        picture = terminal.expect("Ctrl-C ends")
+        assert "WORKER" in picture
+        assert picture.count("alpha/0") == 1
+    terminal.type(b"\x03")
+    assert process.wait(PATIENCE_S) == 0
+    assert terminal.controls == []
     assert "Traceback" not in terminal.unmatched
 
 

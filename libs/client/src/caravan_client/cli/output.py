@@ -96,6 +96,8 @@ class Output:
     def refreshing(self) -> Iterator[Callable[[Sequence[Block]], None]]:
         """Shows a picture that changes in place, to a person; `interactive` must be true.
 
+        A terminal that can't move its cursor (`TERM=dumb`) gets one picture after the other.
+
         Yields:
             Takes the next picture: tables (headings and rows) and lines, from top to bottom.
         """
@@ -111,6 +113,9 @@ class Output:
             columns, rows = block
             return _table(columns, rows, console.width)
 
+        if console.is_dumb_terminal:  # where `Live` shows nothing
+            yield lambda blocks: console.print(*map(drawn, blocks), sep="\n")
+            return
         with Live(console=console, auto_refresh=False) as live:
             yield lambda blocks: live.update(Group(*map(drawn, blocks)), refresh=True)
 
