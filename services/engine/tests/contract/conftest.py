@@ -1,8 +1,12 @@
-"""Pages with genuine keys, a disk tier whose news can be waited for, a ledger of real memory."""
+"""Pages with genuine keys, a disk tier whose news can be waited for, a ledger of real memory.
+
+And a real backend, beside one that computes the same sequences alone.
+"""
 
 import sys
 import threading
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import pairwise
@@ -241,6 +245,24 @@ def rows_by_position(data):
 @pytest.fixture
 def make_ledger():
     return Ledger
+
+
+@pytest.fixture(scope="module")
+def backend(tiny_gguf):
+    """Has as many seats as the checks of `solo_check` need."""
+    from solo_check import load  # not at the top: few tests need llama.cpp
+
+    with closing(load(tiny_gguf)) as backend:
+        yield backend
+
+
+@pytest.fixture(scope="module")
+def solo(tiny_gguf):
+    """Computes sequences alone, from scratch."""
+    from solo_check import Solo, load
+
+    with closing(load(tiny_gguf)) as backend:
+        yield Solo(backend)
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ import pytest
 from solo_check import (
     NUM_CELLS,
     NUM_SEATS,
-    Solo,
     by_position,
     calibrate,
     distances,
@@ -50,19 +49,6 @@ OUTPUT_TOKENS, CHECK_EVERY = 60, 5
 GREEDY = SamplingOptions(temperature=0)
 SIXTEEN = Load(num_seats=16, num_streams=28, token_budget=48, watched_step=60)
 SIXTY_FOUR = Load(num_seats=64, num_streams=96, token_budget=512, watched_step=25)
-
-
-@pytest.fixture(scope="module")
-def backend(tiny_gguf):
-    with closing(load(tiny_gguf)) as backend:
-        yield backend
-
-
-@pytest.fixture(scope="module")
-def solo(tiny_gguf):
-    """Computes sequences alone, from scratch."""
-    with closing(load(tiny_gguf)) as backend:
-        yield Solo(backend)
 
 
 class Watched:

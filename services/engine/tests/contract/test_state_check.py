@@ -1,27 +1,11 @@
 """The check that `test_same_text` makes of a state: it fails where the state is wrong."""
 
-from contextlib import closing
-
 import llama_cpp.llama_cpp as lib
 import numpy as np
 import pytest
-from solo_check import NUM_SEATS, Solo, by_position, calibrate, distances, load
+from solo_check import NUM_SEATS, by_position, calibrate, distances
 
 from caravan_engine.domain.step import Chunk, StepPlan
-
-
-@pytest.fixture(scope="module")
-def backend(tiny_gguf):
-    with closing(load(tiny_gguf)) as backend:
-        yield backend
-
-
-@pytest.fixture(scope="module")
-def solo(tiny_gguf):
-    """Computes sequences alone, from scratch."""
-    with closing(load(tiny_gguf)) as backend:
-        yield Solo(backend)
-
 
 FIRST, LAST = 20, 28
 

@@ -25,10 +25,15 @@ from caravan_engine.storage.handover_folder import handover_directories
 from caravan_engine.storage.owned_folder import remove_abandoned
 from caravan_rpckit.certificates import ensure_certificates
 from caravan_rpckit.channel import open_channel
+from caravan_rpckit.server import RpcServer
 from caravan_rpckit.tls import TlsIdentity
 from caravan_testkit.network import free_port
 from caravan_testkit.tiny_model import ModelShape, write_tiny_gguf
 from caravan_testkit.waiting import wait_until
+
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode doesn't
+
+from fake_ingest import INGEST, FakeIngest
 
 # Small, so that a model loads in milliseconds; room for a request that never ends by itself.
 SMALL = (
@@ -319,6 +324,18 @@ def run_request(**fields):
         continuation=continuation,
         retention=retention,
     )
+
+
+@pytest.fixture
+async def ingest(certified_home):
+    """A telemetry service, for usage records."""
+    ingest = FakeIngest()
+    server = RpcServer("127.0.0.1:0", tls=TlsIdentity.in_home(certified_home, "telemetry"))
+    server.add(ingest, INGEST, peers=("engine",))
+    await server.start()
+    ingest.address = f"127.0.0.1:{server.port}"
+    yield ingest
+    await server.stop(0)
 
 
 @pytest.fixture

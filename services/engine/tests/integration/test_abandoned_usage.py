@@ -6,7 +6,6 @@ import grpc
 import pytest
 
 from caravan.engine.v1 import worker_service_pb2 as worker_pb
-from caravan.telemetry.v1 import ingest_service_pb2 as ingest_pb
 from caravan.telemetry.v1 import usage_pb2 as usage_pb
 from caravan_engine.clients.abandoned_usage import AbandonedUsage
 from caravan_engine.domain.errors import DeadlineExceededError
@@ -19,36 +18,10 @@ from caravan_engine.runtime.retained_streams import (
 )
 from caravan_engine.runtime.stream_accounts import NoAccounts
 from caravan_rpckit.channel import open_channel
-from caravan_rpckit.errors import CaravanError, Reason
-from caravan_rpckit.server import RpcServer
 from caravan_rpckit.tls import TlsIdentity
 
-INGEST = ingest_pb.DESCRIPTOR.services_by_name["IngestService"]
 STARTED = Started(5, 2)
 NOW_S = 1_000_002.5
-
-
-class AwayError(CaravanError):
-    reason = Reason.DEPENDENCY_UNAVAILABLE
-
-
-class Ingest:
-    """Keeps the records that it is sent; away for as many calls as `num_refusals` says."""
-
-    def __init__(self):
-        self.records = asyncio.Queue()
-        self.num_refusals = 0
-
-    async def IngestUsage(self, request, _call):
-        if self.num_refusals:
-            self.num_refusals -= 1
-            raise AwayError("away")
-        for record in request.records:
-            self.records.put_nowait(record)
-        return ingest_pb.IngestUsageResponse(stored_count=len(request.records))
-
-    async def StreamWorkerStats(self, _requests, _call):
-        return ingest_pb.StreamWorkerStatsResponse()
 
 
 class Source:
@@ -83,17 +56,6 @@ class Owed:
 
     def settled(self, usage_id):
         self.records.pop(usage_id, None)
-
-
-@pytest.fixture
-async def ingest(certified_home):
-    ingest = Ingest()
-    server = RpcServer("127.0.0.1:0", tls=TlsIdentity.in_home(certified_home, "telemetry"))
-    server.add(ingest, INGEST, peers=("engine",))
-    await server.start()
-    ingest.address = f"127.0.0.1:{server.port}"
-    yield ingest
-    await server.stop(0)
 
 
 @pytest.fixture

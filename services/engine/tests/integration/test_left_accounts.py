@@ -2,54 +2,11 @@
 
 import pytest
 
-from caravan.telemetry.v1 import ingest_service_pb2 as ingest_pb
 from caravan.telemetry.v1 import usage_pb2 as usage_pb
 from caravan_engine.clients.left_accounts import LeftAccounts
 from caravan_engine.storage.account_file import AccountFile, AccountFolder
 from caravan_rpckit.channel import open_channel
-from caravan_rpckit.errors import CaravanError, FieldViolation, Reason
-from caravan_rpckit.server import RpcServer
 from caravan_rpckit.tls import TlsIdentity
-
-INGEST = ingest_pb.DESCRIPTOR.services_by_name["IngestService"]
-
-
-class AwayError(CaravanError):
-    reason = Reason.DEPENDENCY_UNAVAILABLE
-
-
-class RefusedError(CaravanError):
-    reason = Reason.INVALID_FIELD
-
-
-class Ingest:
-    def __init__(self):
-        self.ids = []
-        self.num_refusals = 0
-        self.faulty = set()
-
-    async def IngestUsage(self, request, _call):
-        if self.num_refusals:
-            self.num_refusals -= 1
-            raise AwayError("away")
-        if self.faulty & {each.id for each in request.records}:
-            raise RefusedError("no", field_violations=[FieldViolation("records[0].id", "is bad")])
-        self.ids += [each.id for each in request.records]
-        return ingest_pb.IngestUsageResponse(stored_count=len(request.records))
-
-    async def StreamWorkerStats(self, _requests, _call):
-        return ingest_pb.StreamWorkerStatsResponse()
-
-
-@pytest.fixture
-async def ingest(certified_home):
-    ingest = Ingest()
-    server = RpcServer("127.0.0.1:0", tls=TlsIdentity.in_home(certified_home, "telemetry"))
-    server.add(ingest, INGEST, peers=("engine",))
-    await server.start()
-    ingest.address = f"127.0.0.1:{server.port}"
-    yield ingest
-    await server.stop(0)
 
 
 @pytest.fixture
