@@ -173,6 +173,12 @@ class ContextSettings(Section):
     micro_batch: int = Field(
         0, ge=0, description="Tokens that one graph computes (n_ubatch); 0 means `token_budget`."
     )
+    side_context: bool = Field(
+        True,
+        description="Whether new inputs of at most `token_budget` tokens are computed in a small "
+        "context of their own, on a CPU with f16 memory: beside many cells in use that is faster. "
+        "Takes memory for `token_budget` cells and their computing.",
+    )
     threads: int = Field(0, ge=0, description="Threads that compute; 0 means one per usable core.")
     key_type: KvType = Field(KvType.F16, description="How keys are stored.")
     value_type: KvType = Field(KvType.F16, description="How values are stored.")

@@ -9,6 +9,7 @@ import random
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
@@ -25,6 +26,7 @@ from caravan_engine.backends.llama_cpp import LlamaCppBackend, LlamaCppSettings
 from caravan_engine.domain.errors import ContextLengthExceededError, QueueFullError
 from caravan_engine.domain.paging.page_image import root_key
 from caravan_engine.domain.request import ClientKey
+from caravan_engine.domain.scheduling.batch_policy import DecodeFirst
 
 NUM_CELLS, NUM_SEATS, NUM_SHELF_IDS, TOKEN_BUDGET = 640, 3, 3, 128
 PAGE_SIZE, BYTES_PER_TOKEN = 16, 600
@@ -41,6 +43,7 @@ def loaded(tiny_gguf):
         num_seats=NUM_SEATS,
         num_shelf_ids=NUM_SHELF_IDS,
         batch_tokens=TOKEN_BUDGET,
+        side_context=True,
         num_threads=1,
     )
     with closing(LlamaCppBackend(settings_of_model)) as backend:
@@ -67,7 +70,13 @@ class LlamaMachine(RuleBasedStateMachine):
             "cells_cost_time": not is_device,
             "num_shelf_ids": NUM_SHELF_IDS,
         }
-        limits = {"num_seats": NUM_SEATS, "token_budget": TOKEN_BUDGET, "max_unread_tokens": 4}
+        limits = {
+            "num_seats": NUM_SEATS,
+            "token_budget": TOKEN_BUDGET,
+            "max_unread_tokens": 4,
+            "batch_policy": DecodeFirst(tile=16, keeps_whole=True),
+            "side": replace(self.loaded.side_limits, least_others=16),
+        }
         self.rig = self.make_rig(
             self.ledger, disk=self.disk, kv=kv, context_tokens=500, queue_timeout_s=1e9, **limits
         )

@@ -170,6 +170,8 @@ class FakeBackend:
         """See `domain.ports.Backend`."""
         if plan.num_tokens > self.batch_tokens:
             raise AssertionError(f"{plan.num_tokens} tokens would abort the process")
+        if plan.is_aside and any(chunk.start for chunk in plan.chunks):
+            raise AssertionError("what goes on can't be computed without what is in the cells")
         self.plans.append(plan)
         self.spend(plan.num_tokens)
         code = self.fails(len(self.plans) - 1, plan)

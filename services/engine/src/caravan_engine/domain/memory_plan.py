@@ -1,6 +1,6 @@
 """How much memory a model will take, before it is loaded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 _FLOAT, _HALF = 4, 2
@@ -13,6 +13,9 @@ DEFAULT_HOST_PAGES = 4
 MAX_EMBEDDED_TOKENS = 64
 """Most tokens of a step that embeds. llama.cpp computes logits for each token whose vector it
 gives, so this bounds its buffers: 39 MB with a vocabulary of 152k; 512 tokens would take 311."""
+
+MAX_SIDE_SEQUENCES = 16
+"""Most sequences that a side context computes in a step."""
 
 
 class KvElement(Enum):
@@ -52,6 +55,7 @@ class ContextShape:
     ubatch_tokens: int
     key_type: KvElement = KvElement.F16
     value_type: KvElement = KvElement.F16
+    side_tokens: int = 0  # cells of the side context; 0: there is none
     host_page_bytes: int | None = None  # None: DEFAULT_HOST_PAGES times the cells
 
 
@@ -68,13 +72,14 @@ class MemoryPlan:
     compute_bytes: int
     output_bytes: int
     embedding_bytes: int  # by which the outputs grow when something is embedded
+    side_bytes: int  # of the side context
     host_page_bytes: int  # pages outside the cells; the model runs with less, or none
 
     @property
     def fixed_bytes(self) -> int:
         """What it can't run without."""
         outputs = self.output_bytes + self.embedding_bytes
-        return self.weight_bytes + self.kv_bytes + self.compute_bytes + outputs
+        return self.weight_bytes + self.kv_bytes + self.compute_bytes + outputs + self.side_bytes
 
     @property
     def total_bytes(self) -> int:
@@ -106,5 +111,16 @@ def plan_memory(model: ModelShape, context: ContextShape) -> MemoryPlan:
         output_bytes=context.num_sequences * logits,
         embedding_bytes=(num_embedded - context.num_sequences) * logits
         + num_embedded * model.embedding_size * _FLOAT,
+        side_bytes=_side_bytes(model, context) if context.side_tokens else 0,
         host_page_bytes=DEFAULT_HOST_PAGES * kv_bytes if pages is None else pages,
     )
+
+
+def _side_bytes(model: ModelShape, context: ContextShape) -> int:
+    own = replace(
+        context,
+        num_cells=context.side_tokens,
+        num_sequences=MAX_SIDE_SEQUENCES + 1,
+        side_tokens=0,
+    )
+    return plan_memory(model, own).fixed_bytes - model.weight_bytes

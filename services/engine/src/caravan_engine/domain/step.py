@@ -39,10 +39,15 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One step: `moves` in order, then `chunks` computed together."""
+    """One step: `moves` in order, then `chunks` computed together.
+
+    Those of a plan that is `aside` may be computed apart from what is in the cells, and be put
+    there afterwards; all of them are beginnings.
+    """
 
     moves: tuple[Move, ...] = ()
     chunks: tuple[Chunk, ...] = ()
+    is_aside: bool = False
 
     @property
     def is_empty(self) -> bool:

@@ -5,6 +5,7 @@ from caravan_engine.config import (
     SCRATCH_SEQUENCE_IDS,
     ContextSettings,
     KvSettings,
+    KvType,
 )
 from caravan_engine.domain.memory_plan import ContextShape, KvElement, ModelShape, plan_memory
 from caravan_engine.host.placement import MemoryNeed
@@ -23,8 +24,15 @@ def memory_need(context: ContextSettings, kv: KvSettings, shape: ModelShape) -> 
             ubatch_tokens=context.micro_batch or context.token_budget,
             key_type=KvElement[context.key_type.name],
             value_type=KvElement[context.value_type.name],
+            side_tokens=context.token_budget if _has_side_context(context, kv) else 0,
             host_page_bytes=kv.host_budget_bytes,
         ),
     )
     queue_bytes = DISK_QUEUE_BYTES if kv.disk_budget_bytes else 0
     return MemoryNeed(PROCESS_BYTES + plan.fixed_bytes + queue_bytes, plan.host_page_bytes)
+
+
+def _has_side_context(context: ContextSettings, kv: KvSettings) -> bool:
+    """Whether there is one on a CPU; whoever computes elsewhere has planned a little too much."""
+    is_plain = context.key_type == context.value_type == KvType.F16
+    return context.side_context and kv.paged and is_plain

@@ -1,6 +1,5 @@
 """The backend: one model, one context, and the arrays between numpy and llama.cpp."""
 
-import ctypes
 import os
 from collections.abc import Mapping, Sequence
 
@@ -9,18 +8,20 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 import numpy.typing as npt
 
-from caravan_engine.backends.batch_arrays import BatchArrays
 from caravan_engine.backends.kv_state import parse_kv_state, sort_by_position
+from caravan_engine.backends.llama_cpp.context import Context
 from caravan_engine.backends.llama_cpp.devices import device_memory, num_layers_on_devices
 from caravan_engine.backends.llama_cpp.facts import can_cut, read_facts
-from caravan_engine.backends.llama_cpp.loading import LoadLog, Progress, create_context, load_model
+from caravan_engine.backends.llama_cpp.loading import LoadLog, Progress, load_model
 from caravan_engine.backends.llama_cpp.sampler_chains import SamplerChains
 from caravan_engine.backends.llama_cpp.settings import KvType, LlamaCppSettings
+from caravan_engine.backends.llama_cpp.side_context import SideContext
 from caravan_engine.backends.llama_cpp.vocabulary import LlamaCppVocabulary
 from caravan_engine.domain.model_facts import DeviceMemory, ModelFacts
 from caravan_engine.domain.paging.page_image import PageImage
-from caravan_engine.domain.ports import BackendFailureError, CandidateFilter
+from caravan_engine.domain.ports import CandidateFilter
 from caravan_engine.domain.sampling.options import SamplingOptions
+from caravan_engine.domain.scheduling.side_limits import SideLimits
 from caravan_engine.domain.step import StepPlan
 
 _ALL = -1
@@ -42,25 +43,23 @@ class LlamaCppBackend:
         os.environ["GGML_NO_BACKTRACE"] = "1"  # a debugger must not open in a dying worker
         self._settings = settings
         self._scratch = settings.num_sequences - 1
+        self._side: SideContext | None = None
         with LoadLog() as log:
             lib.llama_backend_init()
             self.model = load_model(settings, on_progress, log)
-            self._context = create_context(settings, self.model, log)
-        self.can_cut = settings.can_cut and can_cut(self.model)
-        self.memory = lib.llama_get_memory(self._context)
-        context = self._context
-        self._num_threads = (lib.llama_n_threads(context), lib.llama_n_threads_batch(context))
-        self.vocabulary = LlamaCppVocabulary(self.model)
-        self._arrays = BatchArrays(settings.batch_tokens)
-        self._batch = _native_batch(self._arrays)
-        self._logits = _LogitsView(self._context, self.vocabulary.size)
-        self._vector_size = lib.llama_model_n_embd_out(self.model)
-        self._chains = SamplerChains(self.vocabulary.size)
+            self.vocabulary = LlamaCppVocabulary(self.model)
+            size = self.vocabulary.size
+            self._context = Context(settings, self.model, vocabulary_size=size, log=log)
+            self.can_cut = settings.can_cut and can_cut(self.model)
+            if settings.side_context and self.can_cut and self.attention_tile:
+                self._side = SideContext(settings, self.model, self._context, size, log)
+        self.memory = self._context.memory
+        self._chains = SamplerChains(size)
 
     @property
     def facts(self) -> ModelFacts:
         """What the model says of itself."""
-        return read_facts(self.model, self._context, self.vocabulary)
+        return read_facts(self.model, self._context.handle, self.vocabulary)
 
     @property
     def layout(self) -> bytes:
@@ -113,10 +112,10 @@ class LlamaCppBackend:
         llama.cpp only copies whole sequences: the range is lent to another one for that.
         """
         if not self.can_cut:
-            return self._export(seq_id).data
+            return self._context.export_sequence(seq_id).data
         self.share(seq_id, self._scratch, start, end)
         try:
-            data = self._export(self._scratch)
+            data = self._context.export_sequence(self._scratch)
             sort_by_position(data)
             return data.data
         finally:
@@ -125,9 +124,7 @@ class LlamaCppBackend:
     def import_page(self, image: PageImage, seq_id: int, start: int, end: int) -> bool:
         """See `domain.ports.Backend`."""
         target = self._scratch if self.can_cut else seq_id
-        data = np.frombuffer(image.data, np.uint8)
-        pointer = data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-        if lib.llama_state_seq_set_data(self._context, pointer, data.size, target) == 0:
+        if not self._context.import_sequence(np.frombuffer(image.data, np.uint8), target):
             return False
         if target != seq_id:
             self.share(target, seq_id, start, end)
@@ -136,32 +133,28 @@ class LlamaCppBackend:
 
     def wipe(self) -> None:
         """See `domain.ports.Backend`."""
-        lib.llama_memory_clear(self.memory, True)
+        self._context.clear(zeroes=True)
+        if self._side:
+            self._side.wipe()
+
+    @property
+    def side_limits(self) -> SideLimits | None:
+        """What may be computed aside; None: nothing."""
+        return self._side.limits if self._side else None
 
     def decode(self, plan: StepPlan) -> npt.NDArray[np.float32]:
         """See `domain.ports.Backend`."""
-        self._batch.n_tokens = self._arrays.fill(plan)
-        code = lib.llama_decode(self._context, self._batch)
-        if code != 0:
-            raise BackendFailureError(code)
-        return self._logits.rows(sum(1 for _ in plan.sampling()))
+        if plan.is_aside and self._side:
+            return self._side.decode(plan)
+        return self._context.decode(plan)
 
     def embed(self, plan: StepPlan) -> npt.NDArray[np.float32]:
         """See `domain.ports.Backend`."""
-        lib.llama_set_embeddings(self._context, True)
-        try:
-            self._batch.n_tokens = num_tokens = self._arrays.fill(plan)
-            code = lib.llama_decode(self._context, self._batch)
-            if code != 0:
-                raise BackendFailureError(code)
-            rows = lib.llama_get_embeddings(self._context)
-            return np.ctypeslib.as_array(rows, (num_tokens, self._vector_size)).copy()
-        finally:
-            lib.llama_set_embeddings(self._context, False)
+        return self._context.embed(plan)
 
     def export_state(self, seq_id: int) -> bytes:
         """Returns a copy of a sequence's memory; `kv_state` reads it."""
-        return self._export(seq_id).tobytes()
+        return self._context.export_sequence(seq_id).tobytes()
 
     def cell_order(self, seq_id: int) -> tuple[int, ...]:
         """Returns the positions of a sequence in the order of their cells."""
@@ -177,58 +170,19 @@ class LlamaCppBackend:
 
     def share_cores(self, *, shares: bool) -> None:
         """See `domain.ports.Backend`."""
-        now = (max(1, each // 2) if shares else each for each in self._num_threads)
-        lib.llama_set_n_threads(self._context, *now)
+        self._context.share_cores(shares=shares)
+        if self._side:
+            self._side.share_cores(shares=shares)
 
     def close(self) -> None:
         """See `domain.ports.Backend`."""
-        lib.llama_free(self._context)
+        if self._side:
+            self._side.close()
+        self._context.close()
         lib.llama_model_free(self.model)
-
-    def _export(self, seq_id: int) -> npt.NDArray[np.uint8]:
-        size = lib.llama_state_seq_get_size(self._context, seq_id)
-        data = np.empty(size, np.uint8)
-        pointer = data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-        written = lib.llama_state_seq_get_data(self._context, pointer, size, seq_id)
-        return data[:written]
 
     def _faults(self, seq_id: int, positions: Sequence[int]) -> list[str]:
         is_empty = lib.llama_memory_seq_pos_max(self.memory, seq_id) < 0
         if is_empty and not positions:
             return []
         return list(parse_kv_state(self.export_state(seq_id)).faults(positions))
-
-
-def _native_batch(arrays: BatchArrays) -> "lib.llama_batch":
-    def pointer(array: npt.NDArray[np.generic], kind: type) -> object:
-        return array.ctypes.data_as(ctypes.POINTER(kind))
-
-    return lib.llama_batch(
-        n_tokens=0,
-        token=pointer(arrays.tokens, ctypes.c_int32),
-        embd=None,
-        pos=pointer(arrays.positions, ctypes.c_int32),
-        n_seq_id=pointer(arrays.num_seq_ids, ctypes.c_int32),
-        seq_id=pointer(arrays.seq_id_pointers, ctypes.POINTER(ctypes.c_int32)),
-        logits=pointer(arrays.outputs, ctypes.c_int8),
-    )
-
-
-class _LogitsView:
-    """llama.cpp's output buffer as an array; it moves when it grows, so its address is watched."""
-
-    def __init__(self, context: int, vocabulary_size: int) -> None:
-        self._context = context
-        self._vocabulary_size = vocabulary_size
-        self._address = 0
-        self._rows = np.empty((0, vocabulary_size), np.float32)
-
-    def rows(self, num_rows: int) -> npt.NDArray[np.float32]:
-        if num_rows == 0:
-            return self._rows[:0]
-        pointer = lib.llama_get_logits(self._context)
-        address = ctypes.addressof(pointer.contents)
-        if address != self._address or num_rows > len(self._rows):
-            self._rows = np.ctypeslib.as_array(pointer, (num_rows, self._vocabulary_size))
-            self._address = address
-        return self._rows[:num_rows]

@@ -30,6 +30,7 @@ class LlamaCppSettings:
     num_threads_batch: int | None = None  # for prompts; None: as many
     key_type: KvType = KvType.F16
     value_type: KvType = KvType.F16
+    side_context: bool = False  # whether prompts may be computed apart from the cells, on a CPU
     gpu_layers: int = -1  # all, where there is a GPU
     use_mmap: bool = True
     repack_weights: bool = True  # faster prompts for a private copy of the weights

@@ -100,11 +100,20 @@ class DecodeFirst:
     Args:
         bound: How much long ones may fill while somebody decodes; None: all.
         tile: Tokens of a tile; None: there are none.
+        keeps_whole: Whether a prompt waits for the next step rather than be cut for want of room in
+            this one, so that it may be computed aside (`SideLimits`).
     """
 
-    def __init__(self, bound: StepTimeBound | None = None, *, tile: int | None = None) -> None:
+    def __init__(
+        self,
+        bound: StepTimeBound | None = None,
+        *,
+        tile: int | None = None,
+        keeps_whole: bool = False,
+    ) -> None:
         self._bound = bound
         self._tile = tile
+        self._keeps_whole = keeps_whole
         self._owes_decoding = False
         self._long_waits = 0  # steps of decoding until the next part of a long prompt
 
@@ -117,10 +126,10 @@ class DecodeFirst:
         decodes = tuple(_chunk(seat, sequence, 1) for seat, sequence in decoding.items())
         if not decodes:
             self._owes_decoding, self._long_waits = False, 0
-            return tuple(_fill(prefilling, token_budget))
+            return tuple(self._fill(prefilling, token_budget))
         room = self._room_beside(len(decodes), token_budget)
         if self._bound is None:
-            return self._together(decodes, tuple(_fill(prefilling, room)))
+            return self._together(decodes, tuple(self._fill(prefilling, room)))
         if self._long_waits:
             prefilling = {s: p for s, p in prefilling.items() if not self._bound.holds_for(p)}
         prompts = tuple(self._fill_within(self._bound, prefilling, room, len(decodes)))
@@ -159,11 +168,26 @@ class DecodeFirst:
         if num_long:
             self._long_waits = bound.decoding_steps_after(num_long, num_decoding)
 
+    def _fill(self, prompts: Mapping[int, Sequence], room: int) -> Iterator[Chunk]:
+        most_room = room
+        for seat, sequence in prompts.items():
+            if room and not self._is_kept_whole(sequence, room, most_room):
+                chunk = _chunk(seat, sequence, room)
+                room -= len(chunk.tokens)
+                yield chunk
+
+    def _is_kept_whole(self, sequence: Sequence, room: int, most_room: int) -> bool:
+        """Whether a prompt that hasn't begun waits for a step that has room for all of it."""
+        is_new = self._keeps_whole and not sequence.num_computed
+        return is_new and room < sequence.num_pending <= most_room
+
     def _fill_within(
         self, bound: StepTimeBound, prompts: Mapping[int, Sequence], room: int, num_decoding: int
     ) -> Iterator[Chunk]:
-        room_for_long = bound.tokens_beside(num_decoding)
+        room_for_long, most_room = bound.tokens_beside(num_decoding), room
         for seat, sequence in prompts.items():
+            if self._is_kept_whole(sequence, room, most_room):
+                continue
             is_long = bound.holds_for(sequence)
             most = min(room_for_long, bound.most_of(sequence)) if is_long else room
             num_tokens = min(room, most)
@@ -206,7 +230,8 @@ def make_batch_policy(limits: SchedulerLimits, rates: StepRates) -> BatchPolicy:
     """Returns what the limits ask for."""
     whole, step_s, tile = limits.token_budget, limits.step_time_s, limits.attention_tile
     bound = StepTimeBound(rates, step_s, whole_tokens=whole, tile=tile) if step_s else None
-    return TakingTurns(DecodeFirst(bound, tile=tile))
+    generation = DecodeFirst(bound, tile=tile, keeps_whole=limits.side is not None)
+    return TakingTurns(generation)
 
 
 def _fill(sequences: Mapping[int, Sequence], num_tokens: int) -> Iterator[Chunk]:

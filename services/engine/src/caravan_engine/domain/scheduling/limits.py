@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from caravan_engine.domain.errors import ContextLengthExceededError, InvalidFieldError
 from caravan_engine.domain.request import EmbeddingRequest, GenerationRequest
 from caravan_engine.domain.scheduling.request_queue import DEFAULT_AGEING_S
+from caravan_engine.domain.scheduling.side_limits import SideLimits
 from caravan_rpckit.errors import FieldViolation
 
 
@@ -28,6 +29,7 @@ class SchedulerLimits:
     refuses_late: bool = True  # whether a deadline that can't be met is refused at once
     step_time_s: float = 0.0  # most of a step with prompts while somebody decodes; 0: no bound
     attention_tile: int | None = None  # tokens; see `DecodeFirst`
+    side: SideLimits | None = None  # what may be computed apart from the cells; None: nothing
     max_unread_tokens: int = 256  # a sequence whose reader is so far behind pauses
     reader_stall_s: float = 60.0  # and ends after so long
     can_share: bool = True  # whether sequences may have cells in common

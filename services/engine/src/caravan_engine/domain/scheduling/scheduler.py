@@ -82,7 +82,9 @@ class Scheduler:
         chunks = self._compose(now)
         self._start(chunks, now)
         self._kv.tidy(now)
-        return StepPlan(self._kv.take_moves(), chunks)
+        side, num_used = self._limits.side, self._kv.cells.num_used
+        is_aside = side is not None and side.takes(chunks, num_used)
+        return StepPlan(self._kv.take_moves(), chunks, is_aside=is_aside)
 
     def apply(self, result: StepResult, now: float) -> None:
         """Takes what came of the plan that `schedule` returned last."""

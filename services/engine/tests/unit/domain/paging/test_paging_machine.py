@@ -27,6 +27,8 @@ from caravan_engine.domain.paging.page_image import root_key
 from caravan_engine.domain.request import ClientKey
 from caravan_engine.domain.sampling.options import SamplingOptions
 from caravan_engine.domain.sampling.token_sampler import TokenSampler
+from caravan_engine.domain.scheduling.batch_policy import DecodeFirst
+from caravan_engine.domain.scheduling.side_limits import SideLimits
 
 NUM_SEATS, TOKEN_BUDGET, CONTEXT, PAGE_SIZE = 4, 9, 44, 8
 BYTES_PER_TOKEN = 24
@@ -98,6 +100,8 @@ class PagingMachine(RuleBasedStateMachine):
             max_unread_tokens=4,
             reader_stall_s=20,
             can_share=can_cut,
+            batch_policy=DecodeFirst(tile=4, keeps_whole=True) if can_cut else None,
+            side=SideLimits(TOKEN_BUDGET, 2, least_others=4) if can_cut else None,
             kv={
                 "page_size": PAGE_SIZE,
                 "bytes_per_token": BYTES_PER_TOKEN,
