@@ -1,6 +1,12 @@
 import pytest
 
-from caravan_engine.domain.memory_plan import ContextShape, KvElement, ModelShape, plan_memory
+from caravan_engine.domain.memory_plan import (
+    MAX_SIDE_SEQUENCES,
+    ContextShape,
+    KvElement,
+    ModelShape,
+    plan_memory,
+)
 
 MIB = 2**20
 HALF_B = ModelShape(
@@ -50,3 +56,10 @@ def test_the_operator_says_how_much_host_memory_pages_may_take(host_page_bytes):
     plan = plan_memory(HALF_B, context(host_page_bytes=host_page_bytes))
     assert plan.total_bytes == plan.fixed_bytes + host_page_bytes
     assert plan.fixed_bytes == plan_memory(HALF_B, context()).fixed_bytes
+
+
+def test_a_side_context_takes_what_a_context_of_its_size_takes():
+    plan = plan_memory(HALF_B, context(side_tokens=512))
+    alone = plan_memory(HALF_B, context(num_cells=512, num_sequences=MAX_SIDE_SEQUENCES + 1))
+    assert plan.side_bytes == alone.fixed_bytes - alone.weight_bytes
+    assert plan.fixed_bytes == plan_memory(HALF_B, context()).fixed_bytes + plan.side_bytes
