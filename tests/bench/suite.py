@@ -150,8 +150,13 @@ GATEWAY = Experiment(
     figures=gateway_costs,
 )
 
+# Only paged memory has a side context, which would hide what pages cost.
+_ONLY_PAGES = {
+    "CARAVAN_ENGINE__KV__PAGED": "true",
+    "CARAVAN_ENGINE__CONTEXT__SIDE_CONTEXT": "false",
+}
 _PAGED_OR_NOT: tuple[Server, ...] = (
-    Caravan(name=PAGED, shape=_SMALL, settings={"CARAVAN_ENGINE__KV__PAGED": "true"}),
+    Caravan(name=PAGED, shape=_SMALL, settings=_ONLY_PAGES),
     Caravan(name=UNPAGED, shape=_SMALL, settings={"CARAVAN_ENGINE__KV__PAGED": "false"}),
 )
 PAGING_COST = Experiment(

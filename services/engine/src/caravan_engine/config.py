@@ -164,11 +164,12 @@ class ContextSettings(Section):
         512, ge=1, description="Most tokens computed in one step (llama.cpp's n_batch)."
     )
     step_time_ms: int = Field(
-        750,
+        650,
         ge=0,
         description="Milliseconds that long inputs (of more than `token_budget` tokens) are "
         "planned to hold up at a time those who decode; they are cut into smaller parts, but of "
-        "no fewer than 32 tokens (64 on a CPU, unless quantized memory is used). 0: no bound.",
+        "no fewer than 32 tokens (64 on a CPU, unless quantized memory is used). Shorter inputs "
+        "aren't cut, but share a step only within it. 0: no bound.",
     )
     micro_batch: int = Field(
         0, ge=0, description="Tokens that one graph computes (n_ubatch); 0 means `token_budget`."

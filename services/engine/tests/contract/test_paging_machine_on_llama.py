@@ -74,7 +74,7 @@ class LlamaMachine(RuleBasedStateMachine):
             "num_seats": NUM_SEATS,
             "token_budget": TOKEN_BUDGET,
             "max_unread_tokens": 4,
-            "batch_policy": DecodeFirst(tile=16, keeps_whole=True),
+            "batch_policy": DecodeFirst(tile=16, enough_tokens=64),
             "side": replace(self.loaded.side_limits, least_others=16),
         }
         self.rig = self.make_rig(

@@ -100,7 +100,7 @@ class PagingMachine(RuleBasedStateMachine):
             max_unread_tokens=4,
             reader_stall_s=20,
             can_share=can_cut,
-            batch_policy=DecodeFirst(tile=4, keeps_whole=True) if can_cut else None,
+            batch_policy=DecodeFirst(tile=4, enough_tokens=8) if can_cut else None,
             side=SideLimits(TOKEN_BUDGET, 2, least_others=4) if can_cut else None,
             kv={
                 "page_size": PAGE_SIZE,

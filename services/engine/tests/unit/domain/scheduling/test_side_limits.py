@@ -38,7 +38,7 @@ def test_what_is_embedded_is_not():
 
 @pytest.fixture
 def rig(make_rig):
-    policy = DecodeFirst(tile=16, keeps_whole=True)
+    policy = DecodeFirst(tile=16, enough_tokens=32)
     return make_rig(FakeBackend(num_cells=256), batch_policy=policy, side=LIMITS)
 
 
@@ -58,22 +58,4 @@ def test_what_is_found_in_memory_is_continued_there(rig):
     rig.step()
     second = rig.submit(common + b"23", max_output=5)
     assert not any(rig.step().is_aside for _ in range(3))
-    rig.complete(first, second)
-
-
-def test_a_prompt_is_not_cut_for_want_of_room_beside_another(rig):
-    first, second, third = (
-        rig.submit(bytes([97 + number]) * length, max_output=3)
-        for number, length in enumerate((24, 20, 8))
-    )
-    chunks = [[(each.seq_id, len(each.tokens)) for each in rig.step().chunks] for _ in range(2)]
-    assert chunks[0] == [(first.seat, 24), (third.seat, 8)]
-    assert (second.seat, 20) in chunks[1]
-    rig.complete(first, second, third)
-
-
-def test_a_prompt_that_is_longer_than_a_step_is_cut(rig):
-    first, second = (rig.submit(letter * 40, max_output=3) for letter in (b"f", b"s"))
-    chunks = [(each.seq_id, len(each.tokens)) for _ in range(2) for each in rig.step().chunks]
-    assert chunks == [(first.seat, 32), (first.seat, 8), (second.seat, 24)]
     rig.complete(first, second)
