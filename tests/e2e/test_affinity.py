@@ -55,6 +55,7 @@ def input_tokens(channel, client):
         )
         return {each.replica_index: _taken(each) for each in answer.workers}
 
+    wait_until(lambda: len(look()) == 2, timeout_s=60, what="both replicas")
     return look
 
 
