@@ -81,22 +81,14 @@ def test_the_same_beside_one_that_stays_as_long_waits(rig):
     rig.complete(first, second)
 
 
-def test_what_two_share_is_not_freed_by_the_first_that_ends(rig):
+@pytest.mark.parametrize(("budget", "is_computed"), [(128, True), (16, False)])
+def test_what_two_have_in_common_is_not_freed_by_the_first_that_ends(make_rig, budget, is_computed):
+    """Also while the second still waits for the first to compute it."""
+    rig = make_rig(FakeBackend(num_cells=128), num_seats=8, token_budget=budget)
     common = bytes(range(60))
     first = rig.submit(common + b"1", max_output=8, ignore_eos=True)
-    rig.step()
-    second = rig.submit(common + b"2", max_output=66, ignore_eos=True)
-    third = rig.submit(b"t" * 20, max_output=30, ignore_eos=True)
-    rig.step()
-    assert seated(rig, first, second, third) == [True, True, False]
-    rig.complete(first, second, third)
-    assert rig.observer.num_parkings == 0
-
-
-def test_what_others_wait_for_is_not_freed_by_who_computes_it(make_rig):
-    rig = make_rig(FakeBackend(num_cells=128), num_seats=8, token_budget=16)
-    common = bytes(range(60))
-    first = rig.submit(common + b"1", max_output=8, ignore_eos=True)
+    if is_computed:
+        rig.step()
     second = rig.submit(common + b"2", max_output=66, ignore_eos=True)
     third = rig.submit(b"t" * 20, max_output=30, ignore_eos=True)
     rig.step()
