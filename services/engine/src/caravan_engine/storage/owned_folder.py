@@ -47,7 +47,7 @@ class OwnedFolder:
                 with contextlib.suppress(FileNotFoundError, BlockingIOError):
                     self._fd = _locked(self._path, fcntl.LOCK_SH)
                     continue
-                time.sleep(_TRY_S)
+                time.sleep(_TRY_S)  # a sweeper holds it for moments; nothing tells when it lets go
         raise BlockingIOError(f"held by another process: {self._path}")
 
     def remove_if_empty(self) -> None:
